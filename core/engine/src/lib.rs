@@ -14,9 +14,12 @@
 //! Where a hit is: `classic/retrieval.rs`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 extern crate std;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod check;
 mod classic;
 mod counters;
 mod expiry;

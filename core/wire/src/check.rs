@@ -61,3 +61,19 @@ fn check_command(line: &Line<'_>, command: &Command<'_>) {
         _ => (),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    #[test]
+    fn the_corpus_replays() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/wire_text");
+        let mut replayed = 0;
+        for entry in fs::read_dir(corpus).expect("the corpus is part of the tree") {
+            super::wire_text(&fs::read(entry.expect("readable").path()).expect("readable"));
+            replayed += 1;
+        }
+        assert!(replayed >= 5, "only {replayed} files in the corpus");
+    }
+}
