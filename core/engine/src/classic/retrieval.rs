@@ -23,8 +23,12 @@ const BATCH: usize = 16;
 /// How often a large item may slip away between finding and pinning it, before it counts as a miss.
 const PIN_TRIES: usize = 4;
 
-/// Room that is kept behind a large value for its line end and `END`.
+/// What may have to follow a value: its line end and `END`.
 const TAIL_BYTES: usize = reply::CRLF.len() + reply::END.len();
+
+/// Room behind an inline value: for the tail, and for the rest of the last word that is copied.
+const SPARE_BYTES: usize = 8;
+const _: () = assert!(SPARE_BYTES >= TAIL_BYTES);
 
 /// A key that was decoded ahead.
 #[derive(Clone, Copy)]
@@ -233,8 +237,8 @@ impl Engine<'_, '_> {
             let Some(header) = reply::value_header(free, key.bytes(), item.flags(), len as u64, cas) else {
                 return Answer::Full;
             };
-            // The copy wants eight bytes beyond the value, which leaves room for its line end and `END`.
-            let Some(value) = free.get_mut(header..) else {
+            // Copies come in whole words; what they leave behind the value is overwritten, or not sent.
+            let Some(value) = free.get_mut(header..).filter(|place| place.len() >= len.saturating_add(SPARE_BYTES)) else {
                 return Answer::Full;
             };
             if !item.copy_value(value) {
@@ -325,7 +329,7 @@ impl Engine<'_, '_> {
         }
         if sending.offset < sending.pin.value_len() {
             let place = turn.output.free().get_mut(..room).unwrap_or_default();
-            let read = self.worker.read_pinned(&sending.pin, sending.offset, place);
+            let read = self.worker.read_pinned(&mut sending.pin, sending.offset, place);
             if read == 0 {
                 // The header has promised bytes that are not there: only closing tells the client.
                 return Break(Next::Close);
