@@ -57,20 +57,36 @@ pub struct Served {
 pub struct Engine<'s, 'r>(PhantomData<(&'s (), &'r ())>);
 
 impl<'s, 'r> Engine<'s, 'r> {
-    pub fn new(worker: Worker<'s, 'r>, settings: Settings) -> Self { Engine(PhantomData) }
+    pub fn new(worker: Worker<'s, 'r>, settings: Settings) -> Self {
+        Engine(PhantomData)
+    }
     /// Seconds since the region was made, and the wall clock at which it was made (unix seconds): for absolute expiry.
     pub fn now_set(&mut self, now_s: u32, region_made_unix_s: u64) {}
     /// Serves requests from `input` until it ends, `output` is full or `limit` requests are done.
-    pub fn serve(&mut self, session: &mut Session, input: &[u8], output: &mut Output<'_>, limit: u32) -> Served { unimplemented!() }
+    pub fn serve(
+        &mut self,
+        session: &mut Session,
+        input: &[u8],
+        output: &mut Output<'_>,
+        limit: u32,
+    ) -> Served {
+        unimplemented!()
+    }
     /// The door could not send the last `bytes` of the output: gives back how many of them (0..=bytes) the engine will
     /// produce again by itself (the tail that belongs to a pinned value under way); the door parks the rest.
-    pub fn unsend(&mut self, session: &mut Session, bytes: usize) -> usize { 0 }
+    pub fn unsend(&mut self, session: &mut Session, bytes: usize) -> usize {
+        0
+    }
     /// The connection is gone: releases what the session holds (upload, pin).
     pub fn end(&mut self, session: &mut Session) {}
     /// This thread's counters.
-    pub fn counters(&self) -> &Counters { unimplemented!() }
+    pub fn counters(&self) -> &Counters {
+        unimplemented!()
+    }
     /// One bounded step of background work; true if there is more.
-    pub fn maintain(&mut self) -> bool { false }
+    pub fn maintain(&mut self) -> bool {
+        false
+    }
 }
 
 /// Names as in `stats`. The owner stores with relaxed atomics, anyone loads.
