@@ -13,9 +13,9 @@ mod model;
 use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
 use model::{Expected, Model};
 use std::format;
+use std::sync::atomic::AtomicU64;
 use std::vec;
 use std::vec::Vec;
-use std::sync::atomic::AtomicU64;
 use unbuckle_store::{Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts, page_bytes_log2};
 
 /// The harness's door answers every administrative command with this.
@@ -63,7 +63,8 @@ impl Memory {
     /// When the store can't be made.
     #[must_use]
     pub fn store(&self) -> Store<'_> {
-        let parts = Parts { words: &self.words, pages: &self.pages, stripes: &self.stripes, workers: &self.workers };
+        let parts =
+            Parts { words: &self.words, pages: &self.pages, stripes: &self.stripes, workers: &self.workers };
         Store::new(parts, &self.options).expect("a usable store")
     }
 }
@@ -98,7 +99,13 @@ pub fn engine_classic(script: &[u8]) {
         engine.now_set(now_s, MADE_UNIX_S);
         model.now_set(now_s);
         let input = expand(text, last_cas, &mut blocks);
-        let mut door = Door { engine: &mut engine, session: &mut session, unserved: &mut unserved, sent: Vec::new(), closed: false };
+        let mut door = Door {
+            engine: &mut engine,
+            session: &mut session,
+            unserved: &mut unserved,
+            sent: Vec::new(),
+            closed: false,
+        };
         let piece_len = piece_len(*head, input.len());
         for piece in input.chunks(piece_len) {
             // The model sees the same pieces, as an unfinished line that is too long closes the connection.
@@ -167,7 +174,8 @@ impl Door<'_, '_, '_> {
         let mut buffer = vec![0xaa; room];
         loop {
             let mut output = Output { bytes: &mut buffer, filled: 0 };
-            let served = self.engine.serve(self.session, self.unserved, &mut output, 1 + u32::from(head & 31));
+            let served =
+                self.engine.serve(self.session, self.unserved, &mut output, 1 + u32::from(head & 31));
             let filled = output.filled;
             assert!(served.consumed <= self.unserved.len());
             assert!(filled <= room);
@@ -212,10 +220,15 @@ fn compare(model: &mut Model, sent: &[u8], last_cas: &mut u64) {
             Expected::Cas(version) => {
                 let len = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
                 let (digits, after) = rest.split_at(len);
-                let cas: u64 = core::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).expect("a CAS");
+                let cas: u64 =
+                    core::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).expect("a CAS");
                 let known = *model.cas_of.entry(version).or_insert(cas);
                 assert_eq!(known, cas, "an unchanged item has changed its CAS");
-                assert_eq!(model.cas_of.values().filter(|other| **other == cas).count(), 1, "a CAS was given twice");
+                assert_eq!(
+                    model.cas_of.values().filter(|other| **other == cas).count(),
+                    1,
+                    "a CAS was given twice"
+                );
                 *last_cas = cas;
                 rest = after;
             }

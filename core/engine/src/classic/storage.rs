@@ -180,7 +180,12 @@ impl Engine<'_, '_> {
             match verb {
                 StoreVerb::Prepend => self.join_upload(upload, &key, Side::Before),
                 StoreVerb::Append => self.join_upload(upload, &key, Side::After),
-                verb => match self.worker.finish_upload(upload, &key, &new_item(flags, expiry, &[]), condition(verb, cas)) {
+                verb => match self.worker.finish_upload(
+                    upload,
+                    &key,
+                    &new_item(flags, expiry, &[]),
+                    condition(verb, cas),
+                ) {
                     Ok(stored) => self.stored(verb, stored),
                     Err(refused) => self.not_stored(verb, &key, refused),
                 },
@@ -193,7 +198,8 @@ impl Engine<'_, '_> {
         let limit = self.worker.store().item_bytes_max();
         let (added, key_len, cas) = (upload.value_len(), key.bytes().len(), self.settings.cas);
         let joined = self.worker.finish_join(upload, key, side, |item| {
-            memcached_bytes(key_len, item.flags(), (item.value_len() as u64).saturating_add(added), cas) <= limit
+            memcached_bytes(key_len, item.flags(), (item.value_len() as u64).saturating_add(added), cas)
+                <= limit
         });
         match joined {
             Rewritten::Done { .. } => reply::STORED,
@@ -266,7 +272,8 @@ impl Engine<'_, '_> {
 
 /// An item's size as memcached counts it.
 fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: bool) -> u64 {
-    let optional = if cas { MEMCACHED_CAS_BYTES } else { 0 } + if flags == 0 { 0 } else { MEMCACHED_FLAGS_BYTES };
+    let optional =
+        if cas { MEMCACHED_CAS_BYTES } else { 0 } + if flags == 0 { 0 } else { MEMCACHED_FLAGS_BYTES };
     // A NUL behind the key, a line end behind the value.
     value_len.saturating_add(MEMCACHED_HEAD_BYTES + optional + 3).saturating_add(key_len as u64)
 }
