@@ -406,7 +406,8 @@ impl Engine<'_, '_> {
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         let noreply =
             session.retrieval.touch.is_none() && tokens(text).take(TOKENS_MAX - 1).last() == Some(b"noreply");
-        Self::refuse_line(session, long_key_reply(session.retrieval.at_first_key, noreply));
+        let at_long_key = tokens(text).next().is_none_or(|token| token.len() > KEY_BYTES_MAX);
+        Self::refuse_line(session, long_key_reply(session.retrieval.at_first_key && at_long_key, noreply));
     }
 
     #[inline(always)]
