@@ -566,6 +566,11 @@ impl<'s, 'r> Worker<'s, 'r> {
         self.store.inline_value_bytes_max
     }
 
+    /// See [`Store::item_bytes_max`].
+    pub fn item_bytes_max(&self) -> u64 {
+        self.store.item_bytes_max
+    }
+
     #[inline(always)]
     fn count(&self, count: counts::Count) {
         self.counts.add(count);
