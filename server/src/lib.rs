@@ -1,1 +1,2 @@
-
+//! The user-space server.
+pub mod options;
