@@ -1,2 +1,6 @@
 //! The user-space server.
 pub mod options;
+pub mod clock;
+pub mod memory;
+pub mod system;
+pub(crate) mod limits;
