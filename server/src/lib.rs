@@ -4,3 +4,4 @@ pub mod clock;
 pub mod memory;
 pub mod system;
 pub(crate) mod limits;
+pub(crate) mod listen;
