@@ -75,6 +75,10 @@ pub struct Key<'k> {
     bytes: &'k [u8],
     hash: u64,
 }
+impl<'k> Key<'k> {
+    /// 1..=250 of them.
+    pub fn bytes(&self) -> &'k [u8] { self.bytes }
+}
 
 /// Expiry in whole seconds since the region was made; `NEVER` is no expiry. The engine converts from the wire's forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +220,8 @@ pub struct Worker<'s, 'r>(PhantomData<(&'s (), &'r ())>);
 impl<'s, 'r> Worker<'s, 'r> {
     /// Values up to this many bytes are inline: `set` takes them whole. Longer ones go through an [`Upload`].
     pub fn inline_value_bytes_max(&self) -> usize { 16 << 10 }
+    /// See [`Store::item_bytes_max`].
+    pub fn item_bytes_max(&self) -> u64 { unimplemented!() }
     /// Seconds since the region was made; the door calls it once a batch.
     pub fn now_set(&mut self, now_s: u32) { unimplemented!() }
     pub fn now_s(&self) -> u32 { unimplemented!() }
