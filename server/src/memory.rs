@@ -55,6 +55,12 @@ pub fn reserve<T: ZeroedAtomic>(count: usize, wishes: Wishes) -> io::Result<&'st
     Ok(unsafe { std::slice::from_raw_parts(address.cast::<T>(), count) })
 }
 
+/// The store, on memory of its own.
+pub(crate) fn store(options: &crate::options::Options, seed: [u64; 2]) -> Result<unbuckle_store::Store<'static>, crate::options::Refusal> {
+    let _ = seed;
+    Ok(unbuckle_store::Store::toy(options.memory_bytes, options.item_bytes_max))
+}
+
 /// Physical memory of the machine in bytes.
 pub fn physical_bytes() -> u64 {
     // SAFETY: sysconf only reads its argument.

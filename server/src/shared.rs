@@ -24,10 +24,6 @@ impl Count {
     pub(crate) fn add(&self, by: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }
-    /// For counts that several threads add to: none of them is on the way of a request.
-    pub(crate) fn add_shared(&self, by: u64) {
-        self.0.fetch_add(by, Ordering::Relaxed);
-    }
     pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -15,7 +15,7 @@ fn last_error() -> io::Errno {
 
 /// What the signals that this server listens to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     Interrupt,
     Terminate,
     /// SIGUSR1: end well and keep the cache, where it can be kept.
@@ -32,13 +32,13 @@ const SIGNALS: [(i32, Signal); 4] = [
 
 /// Signals as something to wait for: they interrupt no thread.
 #[derive(Debug)]
-pub struct Signals {
-    pub descriptor: OwnedFd,
+pub(crate) struct Signals {
+    pub(crate) descriptor: OwnedFd,
 }
 
 impl Signals {
     /// Blocks the signals for this thread and all that it starts: call it before any thread is started.
-    pub fn listen() -> io::Result<Signals> {
+    pub(crate) fn listen() -> io::Result<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set; the other calls get an initialised set and constants.
         unsafe {
@@ -58,7 +58,7 @@ impl Signals {
     }
 
     /// The next signal that has come, if one has.
-    pub fn next(&self) -> Option<Signal> {
+    pub(crate) fn next(&self) -> Option<Signal> {
         let mut information = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         let bytes = size_of::<libc::signalfd_siginfo>();
         // SAFETY: the buffer is `bytes` long; a zeroed signalfd_siginfo is valid, and the kernel writes whole ones.
@@ -74,7 +74,7 @@ impl Signals {
 }
 
 /// Leaves the parent behind and the terminal with it: the parent ends at once. Call it before any thread is started.
-pub fn daemonize(keep_directory: bool, keep_streams: bool) -> io::Result<()> {
+pub(crate) fn daemonize(keep_directory: bool, keep_streams: bool) -> io::Result<()> {
     // SAFETY: one thread runs, so the child may go on with everything that it inherited. _exit ends the parent without
     // running what the child still has to run.
     unsafe {
@@ -103,13 +103,13 @@ pub fn daemonize(keep_directory: bool, keep_streams: bool) -> io::Result<()> {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct User {
-    pub uid: u32,
-    pub gid: u32,
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 /// `None`: there is no such user.
-pub fn user_by_name(name: &str) -> Option<User> {
+pub(crate) fn user_by_name(name: &str) -> Option<User> {
     let name = CString::new(name).ok()?;
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     let mut strings = vec![0 as libc::c_char; 16 << 10];
@@ -133,7 +133,7 @@ pub fn user_by_name(name: &str) -> Option<User> {
 }
 
 /// Becomes `user` for good, with no supplementary groups. For the whole process.
-pub fn become_user(user: User) -> io::Result<()> {
+pub(crate) fn become_user(user: User) -> io::Result<()> {
     // SAFETY: these calls take plain numbers; setgroups with a count of 0 reads no list.
     unsafe {
         if libc::setgroups(0, std::ptr::null()) != 0 {
@@ -152,12 +152,12 @@ pub fn become_user(user: User) -> io::Result<()> {
 
 /// Processor time that the process has used.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
-    pub user: Duration,
-    pub system: Duration,
+pub(crate) struct Usage {
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
 }
 
-pub fn usage() -> Usage {
+pub(crate) fn usage() -> Usage {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to memory for one rusage, which is valid when zeroed.
     let usage = unsafe {
