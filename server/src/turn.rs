@@ -19,6 +19,8 @@ const _: () = assert!(INPUT_BYTES >= INPUT_BYTES_MIN + READ_BYTES_MIN);
 const OUTPUT_BYTES: usize = 2 * OUTPUT_BYTES_MIN;
 /// While nobody else waits, a connection may go on for this many times `-R` requests.
 const REQUESTS_FACTOR_ALONE: u32 = 8;
+/// Reply bytes of one turn: a client that asks for much and reads fast must not hold up the others.
+const SENT_BYTES_PER_TURN: usize = 8 * OUTPUT_BYTES;
 /// What a stalled client may still send ahead: enough for one that writes all its requests before it reads.
 const AHEAD_BYTES_MAX: usize = INPUT_BYTES_MIN;
 /// The same when memory is short.
@@ -185,6 +187,7 @@ impl<'s, 'r> Server<'s, 'r> {
     ) -> Step {
         let mut portion = if connection.stalled_before { OUTPUT_BYTES_MIN } else { OUTPUT_BYTES };
         let mut written = 0;
+        let mut sent = 0;
         loop {
             let mut output = Output { bytes: &mut self.output[..portion], filled: written };
             let input = &self.input[*start..end];
@@ -197,8 +200,10 @@ impl<'s, 'r> Server<'s, 'r> {
                 Next::Output => {
                     portion = OUTPUT_BYTES_MIN;
                     connection.read_bytes = READ_BYTES_MIN;
+                    sent += written;
                     match self.send_written(connection, &mut written) {
-                        Step::Read => continue,
+                        Step::Read if sent < SENT_BYTES_PER_TURN => continue,
+                        Step::Read => return Step::Yielded,
                         step => return step,
                     }
                 }
