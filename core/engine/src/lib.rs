@@ -164,7 +164,13 @@ impl<'s, 'r> Engine<'s, 'r> {
     }
 
     /// Serves requests from `input` until it ends, `output` is full or `limit` requests are done.
-    pub fn serve(&mut self, session: &mut Session, input: &[u8], output: &mut Output<'_>, limit: u32) -> Served {
+    pub fn serve(
+        &mut self,
+        session: &mut Session,
+        input: &[u8],
+        output: &mut Output<'_>,
+        limit: u32,
+    ) -> Served {
         let mut turn = Turn { input, at: 0, output, requests: 0, limit, line_filled: None };
         loop {
             let step = match session.phase {

@@ -54,7 +54,9 @@ fn check_command(line: &Line<'_>, command: &Command<'_>) {
             assert!(store.value_len < i32::MAX as u32 - 1);
         }
         Command::StoreRefused { block_len, .. } => assert!((2..=i32::MAX as u32).contains(block_len)),
-        Command::Arithmetic { key: bytes, .. } | Command::Delete { key: bytes, .. } | Command::Touch { key: bytes, .. } => {
+        Command::Arithmetic { key: bytes, .. }
+        | Command::Delete { key: bytes, .. }
+        | Command::Touch { key: bytes, .. } => {
             key(bytes);
         }
         Command::Refused { reply, .. } => assert!(reply.ends_with(b"\r\n")),

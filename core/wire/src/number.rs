@@ -105,7 +105,8 @@ pub fn lenient_flags(text: &[u8]) -> Option<u32> {
 #[must_use]
 pub fn lenient_exptime(text: &[u8]) -> Option<i32> {
     let Lenient { magnitude, negative } = lenient(text)?;
-    let value = if negative { 0i64.checked_sub_unsigned(magnitude)? } else { i64::try_from(magnitude).ok()? };
+    let value =
+        if negative { 0i64.checked_sub_unsigned(magnitude)? } else { i64::try_from(magnitude).ok()? };
     #[allow(clippy::cast_possible_truncation)] // 4294967295 is -1, which is in the past, as observed.
     Some(value as i32)
 }
@@ -228,7 +229,13 @@ mod tests {
         let mut value = 1u64;
         let mut buffer = [0; DECIMAL_BYTES_MAX];
         for step in 0..64 {
-            for value in [value, value.wrapping_sub(1), value.wrapping_add(1), value.wrapping_mul(7), 10u64.pow(step % 20)] {
+            for value in [
+                value,
+                value.wrapping_sub(1),
+                value.wrapping_add(1),
+                value.wrapping_mul(7),
+                10u64.pow(step % 20),
+            ] {
                 assert_eq!(decimal(value, &mut buffer), value.to_string().as_bytes());
             }
             value = value.wrapping_mul(2);

@@ -73,7 +73,13 @@ impl Front<'_> {
 /// Writes a value's header line at the front of `out`; how many bytes it has, or `None` if they don't fit.
 #[inline]
 #[must_use]
-pub fn value_header(out: &mut [u8], key: &[u8], flags: u32, value_len: u64, cas: Option<u64>) -> Option<usize> {
+pub fn value_header(
+    out: &mut [u8],
+    key: &[u8],
+    flags: u32,
+    value_len: u64,
+    cas: Option<u64>,
+) -> Option<usize> {
     let room = out.len();
     let mut front = Front { rest: out };
     front.put(b"VALUE ")?;

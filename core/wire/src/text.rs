@@ -49,7 +49,11 @@ pub fn frame(input: &[u8]) -> Framing<'_> {
     match scan::newline(input) {
         Some(at) => {
             let line = line(input, at);
-            if line.total > LINE_BYTES_MAX && !may_be_long(input) { Framing::Overlong } else { Framing::Line(line) }
+            if line.total > LINE_BYTES_MAX && !may_be_long(input) {
+                Framing::Overlong
+            } else {
+                Framing::Line(line)
+            }
         }
         None if input.len() <= UNFINISHED_BYTES_MAX => Framing::Partial,
         None if !may_be_long(input) => Framing::Overlong,
@@ -102,17 +106,42 @@ pub struct Store<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// `get`, `gets`: `keys` starts with the first key and has no line end. Keys may be too long.
-    Get { cas: bool, keys: &'a [u8] },
+    Get {
+        cas: bool,
+        keys: &'a [u8],
+    },
     /// `gat`, `gats`, likewise.
-    GetAndTouch { cas: bool, exptime: i32, keys: &'a [u8] },
+    GetAndTouch {
+        cas: bool,
+        exptime: i32,
+        keys: &'a [u8],
+    },
     Store(Store<'a>),
     /// A storage command that is refused, with its data block still to come: swallow `block_len` bytes.
-    StoreRefused { block_len: u32, noreply: bool },
-    Arithmetic { incr: bool, key: &'a [u8], delta: u64, noreply: bool },
-    Delete { key: &'a [u8], noreply: bool },
-    Touch { key: &'a [u8], exptime: i32, noreply: bool },
+    StoreRefused {
+        block_len: u32,
+        noreply: bool,
+    },
+    Arithmetic {
+        incr: bool,
+        key: &'a [u8],
+        delta: u64,
+        noreply: bool,
+    },
+    Delete {
+        key: &'a [u8],
+        noreply: bool,
+    },
+    Touch {
+        key: &'a [u8],
+        exptime: i32,
+        noreply: bool,
+    },
     /// `delay` is `None` when it is malformed, which matters only where flushing is allowed.
-    FlushAll { delay: Option<i32>, noreply: bool },
+    FlushAll {
+        delay: Option<i32>,
+        noreply: bool,
+    },
     Version,
     Quit,
     /// `mn`
@@ -124,7 +153,10 @@ pub enum Command<'a> {
     /// Someone speaks HTTP to us: close without a word.
     Http,
     /// Malformed or unknown; the reply says so.
-    Refused { reply: &'static [u8], noreply: bool },
+    Refused {
+        reply: &'static [u8],
+        noreply: bool,
+    },
 }
 
 impl Command<'_> {
@@ -155,10 +187,11 @@ pub fn decode<'a>(line: &Line<'a>) -> Command<'a> {
         return Command::bad_format();
     }
     let text = line.text;
-    let (word, arguments) = match text.iter().position(|byte| *byte == b' ').and_then(|at| text.split_at_checked(at)) {
-        Some(parts) => parts,
-        None => (text, &[][..]),
-    };
+    let (word, arguments) =
+        match text.iter().position(|byte| *byte == b' ').and_then(|at| text.split_at_checked(at)) {
+            Some(parts) => parts,
+            None => (text, &[][..]),
+        };
     match word {
         b"get" => retrieval(text, arguments, false),
         b"gets" => retrieval(text, arguments, true),
@@ -246,7 +279,8 @@ fn storage<'a>(text: &'a [u8], arguments: &'a [u8], verb: StoreVerb) -> Command<
     let Some((_, rest)) = token(exptime_text) else { return Command::bad_format() };
     let Some((value_len, rest)) = token(rest) else { return Command::bad_format() };
     // 2^31 - 3 is the most that leaves room for the line end in memcached's signed length.
-    let Some(value_len) = strict_i32(value_len).and_then(|len| u32::try_from(len).ok()).filter(|len| *len < 0x7fff_fffe)
+    let Some(value_len) =
+        strict_i32(value_len).and_then(|len| u32::try_from(len).ok()).filter(|len| *len < 0x7fff_fffe)
     else {
         return Command::bad_format();
     };
@@ -280,7 +314,9 @@ fn arithmetic<'a>(text: &'a [u8], arguments: &'a [u8], incr: bool) -> Command<'a
 }
 
 fn touch<'a>(text: &'a [u8], arguments: &'a [u8]) -> Command<'a> {
-    let Some((key, exptime, noreply)) = key_and_argument(text, arguments) else { return Command::bad_format() };
+    let Some((key, exptime, noreply)) = key_and_argument(text, arguments) else {
+        return Command::bad_format();
+    };
     if key.len() > KEY_BYTES_MAX {
         return Command::Refused { reply: reply::BAD_FORMAT, noreply };
     }
@@ -387,7 +423,10 @@ mod tests {
     fn retrievals() {
         assert_eq!(decoded(b"get a\r\n"), Command::Get { cas: false, keys: b"a" });
         assert_eq!(decoded(b"gets  a b \n"), Command::Get { cas: true, keys: b"a b " });
-        assert_eq!(decoded(b"gat -1 a b\r\n"), Command::GetAndTouch { cas: false, exptime: -1, keys: b"a b" });
+        assert_eq!(
+            decoded(b"gat -1 a b\r\n"),
+            Command::GetAndTouch { cas: false, exptime: -1, keys: b"a b" }
+        );
         assert_eq!(decoded(b"gats 0 a\r\n"), Command::GetAndTouch { cas: true, exptime: 0, keys: b"a" });
         for line in [&b"get\r\n"[..], b"get \r\n", b"gets\r\n", b"gat\r\n", b"gat 10\r\n", b"gat 10 \r\n"] {
             assert_eq!(decoded(line), BAD, "{}", line.escape_ascii());
@@ -404,9 +443,20 @@ mod tests {
 
     #[test]
     fn storage_commands() {
-        let set = Store { verb: StoreVerb::Set, key: b"a", flags: 5, exptime: -1, value_len: 3, cas: 0, noreply: false };
+        let set = Store {
+            verb: StoreVerb::Set,
+            key: b"a",
+            flags: 5,
+            exptime: -1,
+            value_len: 3,
+            cas: 0,
+            noreply: false,
+        };
         assert_eq!(decoded(b"set a 5 -1 3\r\n"), Command::Store(set));
-        assert_eq!(decoded(b"set  a  5  -1  3  noreply \r\n"), Command::Store(Store { noreply: true, ..set }));
+        assert_eq!(
+            decoded(b"set  a  5  -1  3  noreply \r\n"),
+            Command::Store(Store { noreply: true, ..set })
+        );
         assert_eq!(decoded(b"set a 5 -1 3 noreply x\r\n"), Command::Store(set));
         assert_eq!(
             decoded(b"cas a 5 -1 3 77 noreply\n"),
@@ -415,7 +465,13 @@ mod tests {
         // A lone "-" is a length of 0, and a tab is a number that is found in the next token.
         assert_eq!(decoded(b"set a 5 -1 -\r\n"), Command::Store(Store { value_len: 0, ..set }));
         assert_eq!(decoded(b"set a \t 5 3\r\n"), Command::Store(Store { exptime: 5, ..set }));
-        for line in [&b"set\r\n"[..], b"set a 0 0\r\n", b"set a 0 0 -1\r\n", b"set a 0 0 +1\r\n", b"set a 0 0 2147483646\r\n"] {
+        for line in [
+            &b"set\r\n"[..],
+            b"set a 0 0\r\n",
+            b"set a 0 0 -1\r\n",
+            b"set a 0 0 +1\r\n",
+            b"set a 0 0 2147483646\r\n",
+        ] {
             assert_eq!(decoded(line), BAD, "{}", line.escape_ascii());
         }
     }
@@ -444,13 +500,19 @@ mod tests {
 
     #[test]
     fn commands_on_one_key() {
-        assert_eq!(decoded(b"incr a 1\r\n"), Command::Arithmetic { incr: true, key: b"a", delta: 1, noreply: false });
+        assert_eq!(
+            decoded(b"incr a 1\r\n"),
+            Command::Arithmetic { incr: true, key: b"a", delta: 1, noreply: false }
+        );
         assert_eq!(
             decoded(b"decr a 18446744073709551615 noreply\r\n"),
             Command::Arithmetic { incr: false, key: b"a", delta: u64::MAX, noreply: true }
         );
         assert_eq!(decoded(b"incr a -1\r\n"), Command::Refused { reply: reply::BAD_DELTA, noreply: false });
-        assert_eq!(decoded(b"incr a noreply\r\n"), Command::Refused { reply: reply::BAD_DELTA, noreply: true });
+        assert_eq!(
+            decoded(b"incr a noreply\r\n"),
+            Command::Refused { reply: reply::BAD_DELTA, noreply: true }
+        );
         assert_eq!(decoded(b"incr a\r\n"), BAD);
         assert_eq!(decoded(b"touch a 10\r\n"), Command::Touch { key: b"a", exptime: 10, noreply: false });
         assert_eq!(decoded(b"touch a x\r\n"), Command::Refused { reply: reply::BAD_EXPTIME, noreply: false });
@@ -487,7 +549,13 @@ mod tests {
         assert_eq!(decoded(b"GET / HTTP/1.1\r\n"), Command::Http);
         assert_eq!(decoded(b"HTTP/\r\n"), UNKNOWN);
         assert_eq!(decoded(b"get / HTTP/1.1\r\n"), Command::Get { cas: false, keys: b"/ HTTP/1.1" });
-        for line in [&b"stats\r\n"[..], b"stats noreply\r\n", b"watch\r\n", b"  verbosity 1\r\n", b"cache_memlimit 64 noreply\n"] {
+        for line in [
+            &b"stats\r\n"[..],
+            b"stats noreply\r\n",
+            b"watch\r\n",
+            b"  verbosity 1\r\n",
+            b"cache_memlimit 64 noreply\n",
+        ] {
             assert_eq!(decoded(line), Command::Admin, "{}", line.escape_ascii());
         }
         assert_eq!(decoded(b" stats\r\n"), UNKNOWN);

@@ -25,7 +25,16 @@ impl Frame {
     #[must_use]
     pub fn split(datagram: &[u8]) -> Option<(Self, &[u8])> {
         let (header, payload) = datagram.split_first_chunk::<FRAME_BYTES>()?;
-        let [id_high, id_low, sequence_high, sequence_low, total_high, total_low, reserved_high, reserved_low] = *header;
+        let [
+            id_high,
+            id_low,
+            sequence_high,
+            sequence_low,
+            total_high,
+            total_low,
+            reserved_high,
+            reserved_low,
+        ] = *header;
         let frame = Self {
             request_id: u16::from_be_bytes([id_high, id_low]),
             sequence: u16::from_be_bytes([sequence_high, sequence_low]),
@@ -66,7 +75,8 @@ mod tests {
 
     #[test]
     fn header_goes_both_ways() {
-        let (frame, payload) = Frame::split(b"\x12\x34\x00\x02\x00\x03\x00\x00get a\r\n").expect("whole header");
+        let (frame, payload) =
+            Frame::split(b"\x12\x34\x00\x02\x00\x03\x00\x00get a\r\n").expect("whole header");
         assert_eq!(frame, Frame { request_id: 0x1234, sequence: 2, total: 3, reserved: 0 });
         assert_eq!(payload, b"get a\r\n");
         assert_eq!(&frame.bytes(), b"\x12\x34\x00\x02\x00\x03\x00\x00");

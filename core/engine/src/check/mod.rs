@@ -30,7 +30,12 @@ const BLOCK: [u8; 4096] = [b'v'; 4096];
 ///
 /// # Panics
 /// When they disagree.
-pub fn engine_classic<'s>(worker: Worker<'s, '_>, counters: &'s Counters, item_bytes_max: u64, script: &[u8]) {
+pub fn engine_classic<'s>(
+    worker: Worker<'s, '_>,
+    counters: &'s Counters,
+    item_bytes_max: u64,
+    script: &[u8],
+) {
     let mut engine = Engine::new(worker, Settings { cas: true, flush_enabled: true }, counters);
     let mut model = Model::new(MADE_UNIX_S, item_bytes_max);
     let mut session = Session::default();
@@ -45,7 +50,13 @@ pub fn engine_classic<'s>(worker: Worker<'s, '_>, counters: &'s Counters, item_b
         engine.now_set(now_s, MADE_UNIX_S);
         model.now_set(now_s);
         let input = expand(text, last_cas, &mut blocks);
-        let mut door = Door { engine: &mut engine, session: &mut session, unserved: &mut unserved, sent: Vec::new(), closed: false };
+        let mut door = Door {
+            engine: &mut engine,
+            session: &mut session,
+            unserved: &mut unserved,
+            sent: Vec::new(),
+            closed: false,
+        };
         let piece_len = piece_len(*head, input.len());
         for piece in input.chunks(piece_len) {
             // The model sees the same pieces, as an unfinished line that is too long closes the connection.
@@ -114,7 +125,8 @@ impl Door<'_, '_, '_> {
         let mut buffer = vec![0xaa; room];
         loop {
             let mut output = Output { bytes: &mut buffer, filled: 0 };
-            let served = self.engine.serve(self.session, self.unserved, &mut output, 1 + u32::from(head & 31));
+            let served =
+                self.engine.serve(self.session, self.unserved, &mut output, 1 + u32::from(head & 31));
             let filled = output.filled;
             assert!(served.consumed <= self.unserved.len());
             assert!(filled <= room);
@@ -159,10 +171,15 @@ fn compare(model: &mut Model, sent: &[u8], last_cas: &mut u64) {
             Expected::Cas(version) => {
                 let len = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
                 let (digits, after) = rest.split_at(len);
-                let cas: u64 = core::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).expect("a CAS");
+                let cas: u64 =
+                    core::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).expect("a CAS");
                 let known = *model.cas_of.entry(version).or_insert(cas);
                 assert_eq!(known, cas, "an unchanged item has changed its CAS");
-                assert_eq!(model.cas_of.values().filter(|other| **other == cas).count(), 1, "a CAS was given twice");
+                assert_eq!(
+                    model.cas_of.values().filter(|other| **other == cas).count(),
+                    1,
+                    "a CAS was given twice"
+                );
                 *last_cas = cas;
                 rest = after;
             }

@@ -215,7 +215,9 @@ impl Model {
     }
 
     fn store(&mut self, store: &Store<'_>, block: &[u8]) {
-        let Some(value) = block.strip_suffix(b"\r\n") else { return self.say(reply::BAD_DATA_CHUNK, store.noreply) };
+        let Some(value) = block.strip_suffix(b"\r\n") else {
+            return self.say(reply::BAD_DATA_CHUNK, store.noreply);
+        };
         let reply = self.stored(store, value);
         self.bury(store.key);
         self.say(reply, store.noreply);
@@ -232,11 +234,14 @@ impl Model {
         };
         let old = self.items.get(store.key).cloned();
         let new = match (store.verb, old) {
-            (StoreVerb::Add, Some(_)) | (StoreVerb::Replace | StoreVerb::Append | StoreVerb::Prepend, None) => {
+            (StoreVerb::Add, Some(_))
+            | (StoreVerb::Replace | StoreVerb::Append | StoreVerb::Prepend, None) => {
                 return reply::NOT_STORED;
             }
             (StoreVerb::Cas, None) => return reply::NOT_FOUND,
-            (StoreVerb::Cas, Some(old)) if self.cas_of.get(&old.version) != Some(&store.cas) => return reply::EXISTS,
+            (StoreVerb::Cas, Some(old)) if self.cas_of.get(&old.version) != Some(&store.cas) => {
+                return reply::EXISTS;
+            }
             (StoreVerb::Append, Some(old)) => {
                 Item { value: [old.value.as_slice(), value].concat(), version, stored_s: self.now_s, ..old }
             }

@@ -60,7 +60,9 @@ impl Engine<'_, '_> {
                 turn.finish(line.total, reply, noreply);
             }
             Command::Delete { key, noreply } => turn.finish(line.total, self.delete(key), noreply),
-            Command::Touch { key, exptime, noreply } => turn.finish(line.total, self.touch(key, exptime), noreply),
+            Command::Touch { key, exptime, noreply } => {
+                turn.finish(line.total, self.touch(key, exptime), noreply)
+            }
             Command::FlushAll { delay, noreply } => turn.finish(line.total, self.flush_all(delay), noreply),
             Command::Version => turn.finish(line.total, reply::VERSION, false),
             Command::MetaNoop => turn.finish(line.total, reply::META_NOOP, false),
@@ -80,7 +82,12 @@ impl Engine<'_, '_> {
     }
 
     /// A retrieval's line is consumed up to its first key.
-    fn begin_keys(session: &mut Session, turn: &mut Turn<'_, '_, '_>, retrieval: Retrieval, first_key: usize) {
+    fn begin_keys(
+        session: &mut Session,
+        turn: &mut Turn<'_, '_, '_>,
+        retrieval: Retrieval,
+        first_key: usize,
+    ) {
         turn.at = turn.at.wrapping_add(first_key);
         turn.line_filled = Some(turn.output.filled);
         session.retrieval = retrieval;

@@ -42,10 +42,14 @@ enum Ahead {
     /// Nothing: it is full, or ends with the line's last key.
     More,
     /// The line, which ends in spaces.
-    LineEnd { after: usize },
+    LineEnd {
+        after: usize,
+    },
     LongKey,
     /// The input, in the middle of a key.
-    Partial { at: usize },
+    Partial {
+        at: usize,
+    },
 }
 
 /// What became of a key.
@@ -101,7 +105,10 @@ impl Engine<'_, '_> {
         let lines_max = turn.limit.wrapping_sub(turn.requests) as usize;
         for place in batch.iter_mut().take(lines_max) {
             let Some(rest) = turn.input.get(at..).and_then(|rest| rest.strip_prefix(b"get ")) else { break };
-            let Some((token, end)) = scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len)) else { break };
+            let Some((token, end)) = scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len))
+            else {
+                break;
+            };
             if end.first() != Some(&b'\n') {
                 break;
             }
@@ -167,7 +174,8 @@ impl Engine<'_, '_> {
             let indent = rest.iter().position(|byte| *byte != b' ').unwrap_or(rest.len());
             let rest = rest.get(indent..).unwrap_or_default();
             at = at.wrapping_add(indent);
-            let Some((token, end)) = scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len)) else {
+            let Some((token, end)) = scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len))
+            else {
                 // One more byte may be the '\r' of the line's end.
                 return if rest.len() > KEY_BYTES_MAX + 1 { Ahead::LongKey } else { Ahead::Partial { at } };
             };
@@ -240,7 +248,9 @@ impl Engine<'_, '_> {
             if !item.copy_value(value) {
                 return Answer::Full;
             }
-            let Some(end) = value.get_mut(len..).and_then(|end| end.first_chunk_mut()) else { return Answer::Full };
+            let Some(end) = value.get_mut(len..).and_then(|end| end.first_chunk_mut()) else {
+                return Answer::Full;
+            };
             *end = *reply::CRLF;
             written = header.wrapping_add(len).wrapping_add(reply::CRLF.len());
             Answer::Hit
@@ -255,7 +265,10 @@ impl Engine<'_, '_> {
     /// The touch of a `gat`. If the item is gone by now, the value that was sent was still its value.
     fn touch_hit(&mut self, key: &Key<'_>, expiry: unbuckle_store::Expiry) {
         let _ = self.worker.rewrite(key, &mut [], |item, _| {
-            Ok::<_, core::convert::Infallible>(Rewrite { expiry: Some(expiry), ..super::single::unchanged(item) })
+            Ok::<_, core::convert::Infallible>(Rewrite {
+                expiry: Some(expiry),
+                ..super::single::unchanged(item)
+            })
         });
     }
 
@@ -277,7 +290,8 @@ impl Engine<'_, '_> {
             return Break(Next::Output);
         }
         for _ in 0..PIN_TRIES {
-            let Some((pin, (flags, cas))) = self.worker.pin(&slot.key, Mark::None, |item| (item.flags(), item.cas()))
+            let Some((pin, (flags, cas))) =
+                self.worker.pin(&slot.key, Mark::None, |item| (item.flags(), item.cas()))
             else {
                 // It has just been replaced by a small one, or is gone.
                 match self.answer(turn.output, &slot.key, session.retrieval.cas) {
@@ -293,7 +307,8 @@ impl Engine<'_, '_> {
                 return Continue(());
             };
             let cas = session.retrieval.cas.then_some(if self.settings.cas { cas } else { 0 });
-            let header = reply::value_header(turn.output.free(), slot.key.bytes(), flags, pin.value_len(), cas);
+            let header =
+                reply::value_header(turn.output.free(), slot.key.bytes(), flags, pin.value_len(), cas);
             turn.output.filled = turn.output.filled.wrapping_add(header.unwrap_or_default());
             tally.hits += 1;
             if let Some(expiry) = session.retrieval.touch {
@@ -325,7 +340,7 @@ impl Engine<'_, '_> {
         }
         if sending.offset < sending.pin.value_len() {
             let place = turn.output.free().get_mut(..room).unwrap_or_default();
-            let read = self.worker.read_pinned(&sending.pin, sending.offset, place);
+            let read = self.worker.read_pinned(&mut sending.pin, sending.offset, place);
             if read == 0 {
                 // The header has promised bytes that are not there: only closing tells the client.
                 return Break(Next::Close);

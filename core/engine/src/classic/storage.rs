@@ -180,7 +180,8 @@ impl Engine<'_, '_> {
             self.worker.abort_upload(upload);
             reply::BAD_DATA_CHUNK
         } else {
-            match self.worker.finish_upload(upload, &key, &new_item(flags, expiry, &[]), condition(verb, cas)) {
+            match self.worker.finish_upload(upload, &key, &new_item(flags, expiry, &[]), condition(verb, cas))
+            {
                 Ok(stored) => self.stored(verb, stored),
                 Err(refused) => self.not_stored(verb, &key, refused),
             }
@@ -253,7 +254,8 @@ impl Engine<'_, '_> {
 
 /// An item's size as memcached counts it.
 fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: bool) -> u64 {
-    let optional = if cas { MEMCACHED_CAS_BYTES } else { 0 } + if flags == 0 { 0 } else { MEMCACHED_FLAGS_BYTES };
+    let optional =
+        if cas { MEMCACHED_CAS_BYTES } else { 0 } + if flags == 0 { 0 } else { MEMCACHED_FLAGS_BYTES };
     // A NUL behind the key, a line end behind the value.
     value_len.saturating_add(MEMCACHED_HEAD_BYTES + optional + 3).saturating_add(key_len as u64)
 }
