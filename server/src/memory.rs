@@ -6,9 +6,11 @@
 
 #![allow(unsafe_code)]
 
+use crate::options::{Options, Refusal, exit};
 use rustix::io;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use unbuckle_store::{Page, Parts, STRIPES, Store, Stripe, Unusable, WorkerCounts};
 
 mod sealed {
     /// # Safety
@@ -25,6 +27,8 @@ unsafe impl ZeroedAtomic for AtomicU16 {}
 unsafe impl ZeroedAtomic for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl ZeroedAtomic for AtomicU64 {}
+// SAFETY: its fields are atomic integers, and its derived default, a page that was never used, is all zeroes.
+unsafe impl ZeroedAtomic for Page {}
 
 /// What to ask of the kernel for the memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,10 +59,37 @@ pub fn reserve<T: ZeroedAtomic>(count: usize, wishes: Wishes) -> io::Result<&'st
     Ok(unsafe { std::slice::from_raw_parts(address.cast::<T>(), count) })
 }
 
-/// The store, on memory of its own.
-pub(crate) fn store(options: &crate::options::Options, seed: [u64; 2]) -> Result<unbuckle_store::Store<'static>, crate::options::Refusal> {
-    let _ = seed;
-    Ok(unbuckle_store::Store::toy(options.memory_bytes, options.item_bytes_max))
+/// A store on memory of its own. Address space is reserved for all the memory of the machine, so that the limit can be
+/// raised while the server runs.
+pub fn store(options: &Options, seed: [u64; 2]) -> Result<Store<'static>, Refusal> {
+    let refuse = |error: &dyn std::fmt::Display| {
+        let megabytes = options.memory_bytes >> 20;
+        Refusal::new(exit::FAILURE, format!("cannot make a cache of {megabytes} MB (-m): {error}"))
+    };
+    let wishes = Wishes { huge_pages: options.huge_pages };
+    let page_bytes = 1u64 << unbuckle_store::page_bytes_log2(options.memory_bytes);
+    let pages = options.memory_bytes.max(physical_bytes()).div_ceil(page_bytes);
+    let words = reserve(to_count(pages * page_bytes / 8), wishes).map_err(|error| refuse(&error))?;
+    let pages = reserve(to_count(pages), Wishes::default()).map_err(|error| refuse(&error))?;
+    let stripes = Vec::leak(std::iter::repeat_with(Stripe::default).take(STRIPES).collect());
+    let workers = Vec::leak(std::iter::repeat_with(WorkerCounts::default).take(options.threads).collect());
+    let parts = Parts { words, pages, stripes, workers };
+    let settings = unbuckle_store::Options {
+        limit_bytes: options.memory_bytes,
+        item_bytes_max: options.item_bytes_max,
+        evict: options.evict,
+        seed,
+        relax: std::thread::yield_now,
+    };
+    Store::new(parts, &settings).map_err(|error| match error {
+        Unusable::Limit => refuse(&format_args!("at least {} MB is needed", unbuckle_store::LIMIT_BYTES_MIN >> 20)),
+        Unusable::Tables => refuse(&"its tables do not fit"),
+    })
+}
+
+/// What does not fit is refused by the kernel when it is reserved.
+fn to_count(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Physical memory of the machine in bytes.

@@ -4,7 +4,7 @@
 //! is not repeated to hear that there is no more. Everything readable is answered with one send, as far as the output
 //! buffer reaches. What is left over stays at the front of this thread's buffers, for the worker to park.
 
-use crate::admin::{self, Asker};
+use crate::admin;
 use crate::connection::{Connection, READ_BYTES_MIN};
 use crate::shared::{DoorCounts, Shared};
 use rustix::io::Errno;
@@ -255,10 +255,9 @@ impl<'s, 'r> Server<'s, 'r> {
         written: &mut usize,
     ) -> Step {
         let line = self.input.get(start..start + len).unwrap_or_default();
-        let asker = Asker { worker: self.engine.worker(), now_s: self.now_s };
         let mut reply = Vec::new();
         self.shared.roster.note(connection.seat, crate::roster::State::Serving, self.now_s);
-        let outcome = admin::answer(line, self.shared, &asker, &mut reply);
+        let outcome = admin::answer(line, self.shared, self.now_s, &mut reply);
         if outcome == admin::Outcome::Close {
             return Step::Close;
         }

@@ -36,8 +36,7 @@ pub(crate) struct Worker<'s, 'r> {
     desk: &'s Desk,
     server: Server<'s, 'r>,
     poll: OwnedFd,
-    /// Kept open: the poll knows it by its descriptor.
-    _ticker: OwnedFd,
+    ticker: OwnedFd,
     connections: Table<'s>,
     /// Connections that have more to do.
     queue: VecDeque<Token>,
@@ -59,7 +58,8 @@ impl<'s, 'r> Worker<'s, 'r> {
     ) -> io::Result<Worker<'s, 'r>> {
         let desk = &shared.desks[number];
         let settings = Settings { cas: shared.options.cas, flush_enabled: shared.options.flush_enabled };
-        let engine = Engine::new(shared.store.worker(number), settings, &desk.counters);
+        let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
+        let engine = Engine::new(hands, settings, &desk.counters);
         let poll = epoll::create(CreateFlags::CLOEXEC)?;
         let ticker = shared.clock.ticker()?;
         let edge = EventFlags::IN | EventFlags::ET;
@@ -78,7 +78,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             desk,
             server: Server::new(engine, shared, number),
             poll,
-            _ticker: ticker,
+            ticker,
             connections: Table::default(),
             queue: VecDeque::new(),
             stalled: VecDeque::new(),
@@ -299,6 +299,8 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     /// A new second.
     fn tick(&mut self) {
+        // A timer that is not read does not start over.
+        let _ = io::read(&self.ticker, &mut [0; 8]);
         self.server.now_set(self.shared.clock.now_s());
         let timeout_s = self.shared.options.extended.idle_timeout_s;
         if timeout_s > 0 {

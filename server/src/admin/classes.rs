@@ -3,7 +3,7 @@
 //! Memory here has no size classes; items are counted in the ones that memcached would have put them in with the same
 //! `-n`, `-f` and chunk maximum, so that tools which read these statistics see what they expect.
 
-use super::{Asker, stat};
+use super::stat;
 use crate::options::Options;
 use crate::shared::Shared;
 
@@ -48,23 +48,23 @@ struct ClassCounts {
 }
 
 /// The store does not count by class yet.
-fn counts(_shared: &Shared<'_>, _asker: &Asker<'_, '_, '_>, _class: usize) -> ClassCounts {
+fn counts(_shared: &Shared<'_>, _class: usize) -> ClassCounts {
     ClassCounts::default()
 }
 
-pub(super) fn items(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut Vec<u8>) {
+pub(super) fn items(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     for (class, _) in shared.classes.iter() {
-        let counts = counts(shared, asker, class);
+        let counts = counts(shared, class);
         if counts.items > 0 {
             stat(reply, &format!("items:{class}:number"), counts.items);
         }
     }
 }
 
-pub(super) fn slabs(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut Vec<u8>) {
+pub(super) fn slabs(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let mut active = 0;
     for (class, chunk_bytes) in shared.classes.iter() {
-        let counts = counts(shared, asker, class);
+        let counts = counts(shared, class);
         if counts.items == 0 {
             continue;
         }

@@ -1,10 +1,10 @@
 //! `stats conns`: every socket of the server, in the order of descriptors.
 
-use super::{Asker, stat};
+use super::stat;
 use crate::roster::State;
 use crate::shared::Shared;
 
-pub(super) fn conns(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut Vec<u8>) {
+pub(super) fn conns(shared: &Shared<'_>, now_s: u32, reply: &mut Vec<u8>) {
     let listed: Vec<_> = shared.roster.list().collect();
     let listeners: Vec<_> = listed.iter().filter(|row| row.state == State::Listening).collect();
     for row in &listed {
@@ -17,6 +17,6 @@ pub(super) fn conns(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut 
             stat(reply, &format!("{number}:listen_addr"), &listener.entry.address);
         }
         stat(reply, &format!("{number}:state"), row.state.name());
-        stat(reply, &format!("{number}:secs_since_last_cmd"), asker.now_s.saturating_sub(row.last_turn_s));
+        stat(reply, &format!("{number}:secs_since_last_cmd"), now_s.saturating_sub(row.last_turn_s));
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn memory_limit(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static
             }
             OK
         }
-        Err(()) => b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust",
+        Err(_) => b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust",
     }
 }
 
@@ -116,6 +116,9 @@ pub(super) fn lru_crawler(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static 
             _ => b"BADCLASS invalid class id",
         },
         [b"metadump" | b"mgdump", _] if !shared.options.dump_enabled => b"ERROR metadump not allowed",
+        [b"metadump" | b"mgdump", classes] if !matches!(*classes, b"all" | b"hash") && !is_class_list(classes) => {
+            b"BADCLASS invalid class id"
+        }
         [b"metadump", _] => b"SERVER_ERROR lru_crawler metadump not supported yet",
         [b"mgdump", _] => b"SERVER_ERROR lru_crawler mgdump not supported yet",
         [b"tocrawl", items] | [b"tocrawl", items, b"noreply"] => number(items).map_or(BAD_FORMAT, |_| OK),

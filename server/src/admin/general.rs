@@ -2,7 +2,7 @@
 //!
 //! A name whose matter does not exist here (slab moves, LRU segments, watchers) is listed with 0.
 
-use super::{Asker, stat};
+use super::stat;
 use crate::roster::lock;
 use crate::shared::{Count, DoorCounts, Shared};
 use crate::system;
@@ -14,7 +14,7 @@ use unbuckle_engine::Counters;
 const VERSION: &str = "1.6.45";
 
 /// Everything that counts up, by its name in `stats`. `stats reset` sets these back.
-fn totals(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>) -> HashMap<&'static str, u64> {
+fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
     let mut totals = HashMap::new();
     for desk in &shared.desks {
         for (name, value) in Counters::NAMES.into_iter().zip(desk.counters.values()) {
@@ -22,7 +22,7 @@ fn totals(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>) -> HashMap<&'static st
         }
     }
     let door = |count: fn(&DoorCounts) -> &Count| shared.desks.iter().map(|desk| count(&desk.door).value()).sum();
-    let counts = asker.worker.counts();
+    let counts = shared.store.counts();
     totals.extend([
         ("total_connections", shared.accept.accepted.value()),
         ("rejected_connections", shared.accept.rejected.value()),
@@ -46,6 +46,10 @@ fn totals(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>) -> HashMap<&'static st
         ("reclaimed", counts.reclaimed),
         ("crawler_reclaimed", counts.crawler_reclaimed),
         ("crawler_items_checked", counts.crawler_items_checked),
+        ("get_expired", counts.get_expired),
+        ("get_flushed", counts.get_flushed),
+        ("locked_reads", counts.locked_reads),
+        ("ghost_hits", counts.ghost_hits),
         ("index_evictions", counts.index_evictions),
         ("relocated", counts.relocated),
         ("read_retries", counts.read_retries),
@@ -55,8 +59,8 @@ fn totals(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>) -> HashMap<&'static st
     totals
 }
 
-pub(super) fn reset(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>) {
-    lock(&shared.baseline).values = totals(shared, asker);
+pub(super) fn reset(shared: &Shared<'_>) {
+    lock(&shared.baseline).values = totals(shared);
 }
 
 /// Totals since the last reset.
@@ -66,8 +70,8 @@ struct Since {
 }
 
 impl Since {
-    fn new(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>) -> Since {
-        Since { totals: totals(shared, asker), baseline: lock(&shared.baseline).values.clone() }
+    fn new(shared: &Shared<'_>) -> Since {
+        Since { totals: totals(shared), baseline: lock(&shared.baseline).values.clone() }
     }
 
     /// 0 for a name that nothing counts.
@@ -83,8 +87,8 @@ impl Since {
     }
 }
 
-pub(super) fn general(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut Vec<u8>) {
-    let since = Since::new(shared, asker);
+pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
+    let since = Since::new(shared);
     let gauges = shared.store.gauges();
     process(shared, reply);
     connections(shared, &since, reply);
@@ -101,7 +105,7 @@ pub(super) fn general(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mu
     since.all(reply, &["listen_disabled_num", "time_in_listen_disabled_us"]);
     stat(reply, "threads", shared.options.threads);
     stat(reply, "conn_yields", since.value("conn_yields"));
-    stat(reply, "hash_power_level", gauges.index_power);
+    stat(reply, "hash_power_level", (gauges.index_lines * 8).checked_ilog2().unwrap_or(0));
     stat(reply, "hash_bytes", gauges.index_bytes);
     stat(reply, "hash_is_expanding", 0);
     since.all(reply, &SLABS);
@@ -167,19 +171,21 @@ fn connections(shared: &Shared<'_>, since: &Since, reply: &mut Vec<u8>) {
     stat(reply, "reserved_fds", shared.roster.len().saturating_sub(shared.options.connections_max as usize));
 }
 
-pub(super) fn own(shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut Vec<u8>) {
-    let since = Since::new(shared, asker);
+pub(super) fn own(shared: &Shared<'_>, reply: &mut Vec<u8>) {
+    let since = Since::new(shared);
     let gauges = shared.store.gauges();
     stat(reply, "version", env!("CARGO_PKG_VERSION"));
     stat(reply, "parked_bytes", shared.budget.used_bytes());
     stat(reply, "pinned_bytes", gauges.pinned_bytes);
     stat(reply, "pages_total", gauges.pages_total);
     stat(reply, "pages_free", gauges.pages_free);
+    stat(reply, "pages_small", gauges.pages_small);
+    stat(reply, "pages_main", gauges.pages_main);
     stat(reply, "page_bytes", gauges.page_bytes);
     since.all(
         reply,
         &[
-            "index_evictions", "relocated", "read_retries", "corrupt", "out_of_memory", "udp_dropped_malformed",
+            "index_evictions", "relocated", "ghost_hits", "read_retries", "locked_reads", "corrupt", "out_of_memory", "udp_dropped_malformed",
             "udp_dropped_rate", "udp_dropped_size", "udp_dropped_unsent",
         ],
     );

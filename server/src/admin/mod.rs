@@ -16,13 +16,6 @@ use crate::shared::Shared;
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::atomic::Ordering;
-use unbuckle_store::Worker;
-
-/// Who asks: the thread that answers.
-pub(crate) struct Asker<'a, 's, 'r> {
-    pub(crate) worker: &'a Worker<'s, 'r>,
-    pub(crate) now_s: u32,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -35,7 +28,7 @@ pub(crate) enum Outcome {
 const WORDS_MAX: usize = 24;
 
 /// Answers `line` (without its line end) into `reply`.
-pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut Vec<u8>) -> Outcome {
+pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, now_s: u32, reply: &mut Vec<u8>) -> Outcome {
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).take(WORDS_MAX).collect();
     let Some((command, arguments)) = words.split_first() else {
         reply.extend_from_slice(b"ERROR\r\n");
@@ -49,7 +42,7 @@ pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, asker: &Asker<'_, '_, '_>
     };
     let text: &[u8] = match *command {
         b"stats" => {
-            stats(arguments, shared, asker, reply);
+            stats(arguments, shared, now_s, reply);
             return Outcome::Replied;
         }
         b"shutdown" => match controls::shutdown(arguments, shared) {
@@ -72,22 +65,22 @@ pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, asker: &Asker<'_, '_, '_>
     Outcome::Replied
 }
 
-fn stats(arguments: &[&[u8]], shared: &Shared<'_>, asker: &Asker<'_, '_, '_>, reply: &mut Vec<u8>) {
+fn stats(arguments: &[&[u8]], shared: &Shared<'_>, now_s: u32, reply: &mut Vec<u8>) {
     let Some((topic, rest)) = arguments.split_first() else {
-        general::general(shared, asker, reply);
+        general::general(shared, reply);
         return end(reply);
     };
     match *topic {
         b"reset" => {
-            general::reset(shared, asker);
+            general::reset(shared);
             return reply.extend_from_slice(b"RESET\r\n");
         }
         b"settings" => settings::settings(shared, reply),
-        b"items" => classes::items(shared, asker, reply),
-        b"slabs" => classes::slabs(shared, asker, reply),
-        b"conns" => conns::conns(shared, asker, reply),
+        b"items" => classes::items(shared, reply),
+        b"slabs" => classes::slabs(shared, reply),
+        b"conns" => conns::conns(shared, now_s, reply),
         b"sizes" => stat(reply, "sizes_status", "disabled"),
-        b"unbuckle" => general::own(shared, asker, reply),
+        b"unbuckle" => general::own(shared, reply),
         b"extstore" => {}
         b"detail" => return detail(rest, shared, reply),
         b"cachedump" => return cachedump(rest, shared, reply),

@@ -8,7 +8,7 @@
 mod batch;
 mod policy;
 
-use crate::admin::{self, Asker};
+use crate::admin;
 use crate::roster::{Entry, Seat, State};
 use crate::shared::Shared;
 use crate::turn::Server;
@@ -163,9 +163,8 @@ impl Replies {
                 Next::Input | Next::Close => return Message::Last(start),
                 Next::Admin { len, skip } => {
                     let mut reply = Vec::new();
-                    let asker = Asker { worker: server.engine.worker(), now_s: server.now_s };
                     let line = line.get(..len).unwrap_or_default();
-                    let outcome = admin::answer(line, server.shared, &asker, &mut reply);
+                    let outcome = admin::answer(line, server.shared, server.now_s, &mut reply);
                     *rest = rest.get(skip..).unwrap_or_default();
                     self.filled = start;
                     while self.arena.len() - self.filled < reply.len() {
