@@ -1,0 +1,247 @@
+//! The system calls that the standard library does not have: epoll, affinity, batched datagrams, resource limits.
+//!
+//! The only unsafe code of this crate. Every function here is safe to call with any arguments.
+#![allow(unsafe_code)]
+
+use std::io::{Error, Result};
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+fn check(result: libc::c_int) -> Result<libc::c_int> {
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Cores that this thread may run on.
+pub fn cores() -> Result<Vec<usize>> {
+    // SAFETY: all zeroes is a valid (empty) cpu_set_t.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is writable and its size is given; pid 0 is the calling thread.
+    check(unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) })?;
+    // SAFETY: every index is below CPU_SETSIZE, the set's number of bits.
+    Ok((0..libc::CPU_SETSIZE as usize).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect())
+}
+
+/// Binds the calling thread, and what it starts from now on, to `cores`.
+pub fn pin(cores: &[usize]) -> Result<()> {
+    // SAFETY: all zeroes is a valid (empty) cpu_set_t.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for core in cores.iter().filter(|core| **core < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the index was just checked against the set's number of bits.
+        unsafe { libc::CPU_SET(*core, &mut set) };
+    }
+    // SAFETY: `set` is readable and its size is given; pid 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) }).map(drop)
+}
+
+/// Raises the soft limit of open files to the hard one and returns it.
+pub fn open_files_max() -> Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a writable rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a readable rlimit.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// Small buffers make a reader that stops reading felt by the server at once.
+pub fn receive_buffer_set(socket: &impl AsRawFd, bytes: i32) -> Result<()> {
+    socket_option_set(socket, libc::SO_RCVBUF, bytes)
+}
+
+pub fn send_buffer_set(socket: &impl AsRawFd, bytes: i32) -> Result<()> {
+    socket_option_set(socket, libc::SO_SNDBUF, bytes)
+}
+
+fn socket_option_set(socket: &impl AsRawFd, option: libc::c_int, value: i32) -> Result<()> {
+    let bytes = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the option's value is a readable int of the stated size; a bad descriptor is an error, not a hazard.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), bytes)
+    })
+    .map(drop)
+}
+
+/// Ticks per second of /proc/PID/stat.
+pub fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64
+}
+
+/// Readiness events, level-triggered, with a token each.
+#[derive(Debug)]
+pub struct Epoll {
+    descriptor: OwnedFd,
+    events: Vec<libc::epoll_event>,
+    ready: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    pub token: usize,
+    pub readable: bool,
+    pub writable: bool,
+}
+
+impl Epoll {
+    pub fn new(events_max: usize) -> Result<Self> {
+        // SAFETY: no preconditions.
+        let descriptor = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the descriptor is new and owned by nobody else.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        Ok(Epoll { descriptor, events: vec![libc::epoll_event { events: 0, u64: 0 }; events_max.max(1)], ready: 0 })
+    }
+
+    pub fn add(&self, socket: &impl AsRawFd, token: usize) -> Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, socket, token, false)
+    }
+
+    /// Changes whether writability is reported too.
+    pub fn want_write(&self, socket: &impl AsRawFd, token: usize, want: bool) -> Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, socket, token, want)
+    }
+
+    fn control(&self, what: libc::c_int, socket: &impl AsRawFd, token: usize, write: bool) -> Result<()> {
+        let events = libc::EPOLLIN | if write { libc::EPOLLOUT } else { 0 };
+        let mut event = libc::epoll_event { events: events as u32, u64: token as u64 };
+        // SAFETY: `event` is readable; bad descriptors are errors, not hazards.
+        check(unsafe { libc::epoll_ctl(self.descriptor.as_raw_fd(), what, socket.as_raw_fd(), &mut event) }).map(drop)
+    }
+
+    /// Waits; `None` is for ever. An interrupted wait is an empty one. Returns how many are ready.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<usize> {
+        let timeout_ms = timeout.map_or(-1, |timeout| timeout.as_millis().min(i32::MAX as u128) as i32);
+        let room = self.events.len() as libc::c_int;
+        // SAFETY: the kernel writes at most `room` events, which is the vector's length.
+        let ready = unsafe {
+            libc::epoll_wait(self.descriptor.as_raw_fd(), self.events.as_mut_ptr(), room, timeout_ms)
+        };
+        self.ready = match check(ready) {
+            Ok(ready) => ready as usize,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(self.ready)
+    }
+
+    /// One of the events that the last wait found.
+    pub fn event(&self, index: usize) -> Ready {
+        let event = self.events[index];
+        let flags = event.events as i32;
+        Ready {
+            token: event.u64 as usize,
+            readable: flags & (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLERR | libc::EPOLLRDHUP) != 0,
+            writable: flags & libc::EPOLLOUT != 0,
+        }
+    }
+}
+
+/// Room for a batch of datagrams, received and sent with one system call each.
+pub struct Datagrams {
+    bytes: Vec<[u8; Datagrams::BYTES_MAX]>,
+    lengths: Vec<usize>,
+    addresses: Vec<libc::sockaddr_storage>,
+    address_lengths: Vec<libc::socklen_t>,
+}
+
+impl Datagrams {
+    pub const BYTES_MAX: usize = 2048;
+
+    pub fn new(count: usize) -> Self {
+        // SAFETY: all zeroes is a valid (unspecified) sockaddr_storage.
+        let address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        Datagrams {
+            bytes: vec![[0; Self::BYTES_MAX]; count],
+            lengths: vec![0; count],
+            addresses: vec![address; count],
+            address_lengths: vec![0; count],
+        }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn datagram(&self, index: usize) -> &[u8] {
+        let length = self.lengths[index].min(Self::BYTES_MAX);
+        &self.bytes[index][..length]
+    }
+
+    /// Puts `bytes` (cut at `BYTES_MAX`) at `index`, to be sent to where the datagram there came from, if any did.
+    pub fn put(&mut self, index: usize, bytes: &[u8]) {
+        let length = bytes.len().min(Self::BYTES_MAX);
+        self.bytes[index][..length].copy_from_slice(&bytes[..length]);
+        self.lengths[index] = length;
+    }
+
+    /// Receives what is there, up to the capacity; waits for the first if `wait`. 0 when there is none.
+    pub fn receive(&mut self, socket: &UdpSocket, wait: bool) -> Result<usize> {
+        let mut parts: Vec<libc::iovec> = self
+            .bytes
+            .iter_mut()
+            .map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: Self::BYTES_MAX })
+            .collect();
+        self.addresses.iter().zip(&mut self.address_lengths).for_each(|(address, length)| {
+            *length = size_of_val(address) as libc::socklen_t;
+        });
+        let mut messages = self.messages(&mut parts);
+        let flags = if wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
+        // SAFETY: every message points to one iovec of `parts`, that to its own buffer, and to its own address, all of
+        // the stated sizes and alive until after the call.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                messages.len() as libc::c_uint,
+                flags,
+                std::ptr::null_mut(),
+            )
+        };
+        let received = match check(received) {
+            Ok(received) => received as usize,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        for (index, message) in messages.iter().enumerate().take(received) {
+            self.lengths[index] = message.msg_len as usize;
+            self.address_lengths[index] = message.msg_hdr.msg_namelen;
+        }
+        Ok(received)
+    }
+
+    /// Sends the first `count`; returns how many the kernel took.
+    pub fn send(&mut self, socket: &UdpSocket, count: usize, reply: bool) -> Result<usize> {
+        let count = count.min(self.capacity());
+        let mut parts: Vec<libc::iovec> = self
+            .bytes
+            .iter_mut()
+            .zip(&self.lengths)
+            .map(|(bytes, length)| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: *length })
+            .collect();
+        let mut messages = self.messages(&mut parts);
+        if !reply {
+            for message in &mut messages {
+                message.msg_hdr.msg_name = std::ptr::null_mut();
+                message.msg_hdr.msg_namelen = 0;
+            }
+        }
+        // SAFETY: as in `receive`; `lengths` never exceed the buffers.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0) };
+        check(sent).map(|sent| sent as usize)
+    }
+
+    fn messages(&mut self, parts: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
+        let addresses = self.addresses.iter_mut().zip(&self.address_lengths);
+        let message = |(part, (address, length)): (&mut libc::iovec, (&mut libc::sockaddr_storage, &libc::socklen_t))| {
+            // SAFETY: all zeroes is a valid (empty) mmsghdr.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_name = (&raw mut *address).cast();
+            message.msg_hdr.msg_namelen = *length;
+            message.msg_hdr.msg_iov = part;
+            message.msg_hdr.msg_iovlen = 1;
+            message
+        };
+        parts.iter_mut().zip(addresses).map(message).collect()
+    }
+}
