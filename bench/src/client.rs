@@ -12,7 +12,7 @@ use crate::workload::{Reply, Workload};
 use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub struct Load<'w> {
 }
 
 impl<'w> Load<'w> {
-    pub fn connect(address: SocketAddr, workload: &'w Workload, plan: Plan) -> Result<Self> {
+    pub fn connect(address: SocketAddrV4, workload: &'w Workload, plan: Plan) -> Result<Self> {
         let epoll = Epoll::new(plan.connections)?;
         let keys = keys_per_request(plan.operation);
         let input_bytes = (64 << 10).max(plan.in_flight.max(8) * keys * 2 * workload.hit_bytes(0));

@@ -4,7 +4,7 @@ use crate::workload::{Reply, Workload};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 /// Gets under way at once when reading back.
@@ -19,7 +19,7 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn connect(address: SocketAddr) -> Result<Self> {
+    pub fn connect(address: SocketAddrV4) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -4,7 +4,7 @@ use crate::control::Control;
 use crate::floor::Canned;
 use crate::sys;
 use anyhow::{Context, Result, bail};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -116,7 +116,7 @@ impl Settings {
 #[derive(Debug)]
 pub struct Server {
     pub kind: Kind,
-    pub address: SocketAddr,
+    pub address: SocketAddrV4,
     child: Child,
 }
 
@@ -134,7 +134,7 @@ impl Server {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         sys::pin(&before)?;
         let child = child.with_context(|| format!("starting {}", binaries.path(kind).display()))?;
-        let mut server = Server { kind, address: SocketAddr::from(([127, 0, 0, 1], port)), child };
+        let mut server = Server { kind, address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), child };
         if kind != Kind::Floor || !settings.udp {
             server.wait_until_listening().with_context(|| format!("{command:?}"))?;
         }

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{Error, Result};
-use std::net::UdpSocket;
+use std::net::{SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -45,20 +45,38 @@ pub fn open_files_max() -> Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Small buffers make a reader that stops reading felt by the server at once.
+/// Connects with a small receive buffer and an Ethernet's segment size, both set before the handshake. A reader that
+/// stops is then felt by the server after some 100 KB, as over a network; on a plain loopback connection the kernel
+/// would take megabytes first.
+pub fn connect_narrow(address: SocketAddrV4, receive_buffer_bytes: i32) -> Result<TcpStream> {
+    const SEGMENT_BYTES: i32 = 1448;
+    // SAFETY: no preconditions.
+    let socket = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor is new and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    socket_option_set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, receive_buffer_bytes)?;
+    socket_option_set(&socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, SEGMENT_BYTES)?;
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+        sin_zero: [0; 8],
+    };
+    let bytes = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` is a readable sockaddr_in of the stated size.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), bytes) })?;
+    Ok(TcpStream::from(socket))
+}
+
 pub fn receive_buffer_set(socket: &impl AsRawFd, bytes: i32) -> Result<()> {
-    socket_option_set(socket, libc::SO_RCVBUF, bytes)
+    socket_option_set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
 }
 
-pub fn send_buffer_set(socket: &impl AsRawFd, bytes: i32) -> Result<()> {
-    socket_option_set(socket, libc::SO_SNDBUF, bytes)
-}
-
-fn socket_option_set(socket: &impl AsRawFd, option: libc::c_int, value: i32) -> Result<()> {
+fn socket_option_set(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: i32) -> Result<()> {
     let bytes = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the option's value is a readable int of the stated size; a bad descriptor is an error, not a hazard.
     check(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), bytes)
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), bytes)
     })
     .map(drop)
 }

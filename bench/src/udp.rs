@@ -9,7 +9,7 @@ use crate::random::{Choice, Random};
 use crate::sys::{self, Datagrams, Epoll};
 use crate::workload::{Reply, Workload};
 use anyhow::{Result, bail};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 const BATCH: usize = 32;
@@ -31,7 +31,7 @@ pub struct UdpLoad<'w> {
 
 impl<'w> UdpLoad<'w> {
     pub fn connect(
-        address: SocketAddr,
+        address: SocketAddrV4,
         workload: &'w Workload,
         choice: Choice,
         window: usize,

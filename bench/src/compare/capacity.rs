@@ -43,8 +43,8 @@ pub(super) struct Held {
 pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
     for Case { key_bytes, value_bytes, peer_items, least } in CASES {
         let workload = Workload::fixed(key_bytes, value_bytes);
-        // Three times the payload that memory can hold at all, at ten bytes of metadata.
-        let keys = (3 * (MEMORY_MB << 20) / (key_bytes + value_bytes + 10) as u64) as u32;
+        // Half as many again as memory can hold at ten bytes of metadata: nothing known holds that many.
+        let keys = ((MEMORY_MB << 20) * 3 / 2 / (key_bytes + value_bytes + 10) as u64) as u32;
         let mut items = [0.0; 2];
         for (kind, items) in Kind::STORES.into_iter().zip(&mut items) {
             let held = fill(setting, kind, MEMORY_MB, &workload, keys)?;

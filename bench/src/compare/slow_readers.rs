@@ -108,8 +108,7 @@ impl Readers {
         let epoll = Epoll::new(CONNECTIONS)?;
         let mut streams = Vec::new();
         for token in 0..CONNECTIONS {
-            let mut stream = TcpStream::connect(server.address)?;
-            sys::receive_buffer_set(&stream, RECEIVE_BUFFER_BYTES)?;
+            let mut stream = sys::connect_narrow(server.address, RECEIVE_BUFFER_BYTES)?;
             stream.write_all(request)?;
             stream.set_nonblocking(true)?;
             if token % 3 == 0 {
