@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod random;
 pub mod servers;
 pub mod sys;
+pub mod trace;
 pub mod udp;
 pub mod usage;
 pub mod workload;
