@@ -20,7 +20,9 @@ pub enum Operation {
     Get,
     Set,
     /// One get of this many keys.
-    MultiGet { keys: usize },
+    MultiGet {
+        keys: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +89,8 @@ impl<'w> Load<'w> {
         let input_bytes = (64 << 10).max(plan.in_flight.max(8) * keys * 2 * workload.hit_bytes(0));
         let mut connections = Vec::with_capacity(plan.connections);
         for token in 0..plan.connections {
-            let stream = TcpStream::connect(address).with_context(|| format!("connection {token} to {address}"))?;
+            let stream =
+                TcpStream::connect(address).with_context(|| format!("connection {token} to {address}"))?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             epoll.add(&stream, token)?;
@@ -329,7 +332,12 @@ fn canned_reply(received: &[u8], workload: &Workload, asked: &VecDeque<u32>, key
     (received.len() >= bytes).then_some(bytes)
 }
 
-fn get_reply(received: &[u8], workload: &Workload, asked: &VecDeque<u32>, keys: usize) -> Result<Option<usize>> {
+fn get_reply(
+    received: &[u8],
+    workload: &Workload,
+    asked: &VecDeque<u32>,
+    keys: usize,
+) -> Result<Option<usize>> {
     // A multi-get's reply often comes in pieces: do not check the first values again for every piece.
     let least = asked.iter().take(keys).map(|index| workload.hit_bytes(*index)).sum::<usize>() + END.len();
     if received.len() < least && !received.starts_with(b"END") && !received.starts_with(b"SERVER") {

@@ -32,7 +32,9 @@ impl Control {
     }
 
     pub fn stats(&mut self, group: &str) -> Result<HashMap<String, String>> {
-        self.send(if group.is_empty() { "stats\r\n".to_owned() } else { format!("stats {group}\r\n") }.as_bytes())?;
+        self.send(
+            if group.is_empty() { "stats\r\n".to_owned() } else { format!("stats {group}\r\n") }.as_bytes(),
+        )?;
         let mut stats = HashMap::new();
         loop {
             let line = self.line()?;

@@ -29,7 +29,10 @@ struct Connection {
 
 /// Serves TCP connections until the process is ended.
 pub fn serve_tcp(listener: &TcpListener, canned: Canned) -> Result<()> {
-    ensure!(canned.request_bytes > 0 && canned.reply_bytes > 0, "a request and a reply have at least one byte each");
+    ensure!(
+        canned.request_bytes > 0 && canned.reply_bytes > 0,
+        "a request and a reply have at least one byte each"
+    );
     const LISTENER: usize = usize::MAX;
     let mut epoll = Epoll::new(256)?;
     epoll.add(listener, LISTENER)?;
@@ -59,7 +62,12 @@ pub fn serve_tcp(listener: &TcpListener, canned: Canned) -> Result<()> {
     }
 }
 
-fn serve_once(connection: &mut Connection, canned: Canned, input: &mut [u8], replies: &[u8]) -> std::io::Result<()> {
+fn serve_once(
+    connection: &mut Connection,
+    canned: Canned,
+    input: &mut [u8],
+    replies: &[u8],
+) -> std::io::Result<()> {
     if connection.unsent_bytes == 0 {
         match connection.stream.read(input) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),

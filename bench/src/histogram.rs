@@ -76,7 +76,11 @@ mod tests {
     #[test]
     fn every_value_lies_in_a_bucket_at_most_a_64th_wide() {
         for power in 0..64 {
-            for value in [1u64 << power, (1 << power) + (1 << power) / 3, (1u64 << power).wrapping_mul(2).wrapping_sub(1)] {
+            for value in [
+                1u64 << power,
+                (1 << power) + (1 << power) / 3,
+                (1u64 << power).wrapping_mul(2).wrapping_sub(1),
+            ] {
                 let bound = upper_bound(bucket(value));
                 assert!(bound >= value, "{value} is above its bucket's bound {bound}");
                 assert!(bound - value <= value / SUB, "{value}: bucket ends at {bound}");
@@ -90,7 +94,10 @@ mod tests {
         (1..=10_000).for_each(|value| histogram.record(value));
         for (quantile, expected) in [(0.5, 5_000u64), (0.99, 9_900), (0.999, 9_990), (1.0, 10_000)] {
             let found = histogram.at(quantile);
-            assert!(found.abs_diff(expected) <= expected / 64 + 1, "{quantile}: {found}, expected {expected}");
+            assert!(
+                found.abs_diff(expected) <= expected / 64 + 1,
+                "{quantile}: {found}, expected {expected}"
+            );
         }
     }
 }

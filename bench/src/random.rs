@@ -42,10 +42,14 @@ pub fn mix(mut word: u64) -> u64 {
 /// How the next key is chosen among `0..keys`.
 #[derive(Clone, Debug)]
 pub enum Choice {
-    Uniform { keys: u32 },
+    Uniform {
+        keys: u32,
+    },
     Zipf(Zipf),
     /// Always the same key: contention's worst case.
-    One { key: u32 },
+    One {
+        key: u32,
+    },
 }
 
 impl Choice {
@@ -102,7 +106,11 @@ fn integral(x: f64, alpha: f64) -> f64 {
 
 fn inverse(value: f64, alpha: f64) -> f64 {
     let scaled = (value * (1.0 - alpha)).max(-1.0);
-    if scaled.abs() < 1e-8 { (value * (1.0 - scaled / 2.0)).exp() } else { (scaled.ln_1p() / (1.0 - alpha)).exp() }
+    if scaled.abs() < 1e-8 {
+        (value * (1.0 - scaled / 2.0)).exp()
+    } else {
+        (scaled.ln_1p() / (1.0 - alpha)).exp()
+    }
 }
 
 #[cfg(test)]
@@ -122,7 +130,10 @@ mod tests {
             for rank in 0..keys {
                 let expected = f64::from(draws) * weight(rank) / sum;
                 let off = (f64::from(counts[rank as usize]) - expected).abs();
-                assert!(off < 6.0 * expected.sqrt() + 1.0, "alpha {alpha} rank {rank}: off by {off} of {expected}");
+                assert!(
+                    off < 6.0 * expected.sqrt() + 1.0,
+                    "alpha {alpha} rank {rank}: off by {off} of {expected}"
+                );
             }
         }
     }

@@ -69,7 +69,10 @@ impl Binaries {
     pub fn version(&self, kind: Kind) -> Result<String> {
         let path = self.path(kind);
         let output = Command::new(path).arg("-V").output().with_context(|| {
-            format!("running {} -V: is it installed? (apt-get install memcached, --peer PATH or MEMCACHED)", path.display())
+            format!(
+                "running {} -V: is it installed? (apt-get install memcached, --peer PATH or MEMCACHED)",
+                path.display()
+            )
         })?;
         Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("").trim().to_owned())
     }
@@ -108,7 +111,15 @@ pub struct Settings {
 impl Settings {
     pub fn new(cores: &Cores, canned: Canned) -> Self {
         let cores = vec![cores.server];
-        Settings { memory_mb: 1024, threads: 1, udp: false, connections_max: 2048, item_bytes_max: None, canned, cores }
+        Settings {
+            memory_mb: 1024,
+            threads: 1,
+            udp: false,
+            connections_max: 2048,
+            item_bytes_max: None,
+            canned,
+            cores,
+        }
     }
 }
 

@@ -72,19 +72,64 @@ pub fn receive_buffer_set(socket: &impl AsRawFd, bytes: i32) -> Result<()> {
     socket_option_set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
 }
 
-fn socket_option_set(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: i32) -> Result<()> {
+fn socket_option_set(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: i32,
+) -> Result<()> {
     let bytes = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the option's value is a readable int of the stated size; a bad descriptor is an error, not a hazard.
-    check(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), bytes)
-    })
-    .map(drop)
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), bytes) })
+        .map(drop)
 }
 
 /// Ticks per second of /proc/PID/stat.
 pub fn ticks_per_second() -> u64 {
     // SAFETY: sysconf has no preconditions.
     unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64
+}
+
+/// Lets the parent process count this thread's instructions: stops until it does.
+pub fn trace_begin() -> Result<()> {
+    // SAFETY: TRACEME takes no memory.
+    let result = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+    check(result as libc::c_int)?;
+    trace_stop()
+}
+
+/// Stops for the parent that traces this process.
+pub fn trace_stop() -> Result<()> {
+    // SAFETY: raising a signal has no memory preconditions.
+    check(unsafe { libc::raise(libc::SIGSTOP) }).map(drop)
+}
+
+/// Runs a child that called [`trace_begin`] instruction by instruction, from its first stop to the second, and returns
+/// how many it executed in user space. The child is left stopped. Counts each round of a repeated string instruction.
+pub fn instructions_between_stops(process: u32) -> Result<u64> {
+    let process = libc::pid_t::try_from(process).map_err(Error::other)?;
+    wait_for_stop(process)?;
+    let mut instructions = 0;
+    loop {
+        // SAFETY: the child is stopped and traced by us; a signal of 0 delivers none.
+        let result = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, process, 0, 0) };
+        check(result as libc::c_int)?;
+        match wait_for_stop(process)? {
+            libc::SIGTRAP => instructions += 1,
+            libc::SIGSTOP => return Ok(instructions),
+            signal => return Err(Error::other(format!("the counted process got signal {signal}"))),
+        }
+    }
+}
+
+fn wait_for_stop(process: libc::pid_t) -> Result<libc::c_int> {
+    let mut status = 0;
+    // SAFETY: `status` is writable.
+    check(unsafe { libc::waitpid(process, &mut status, 0) })?;
+    if libc::WIFSTOPPED(status) {
+        return Ok(libc::WSTOPSIG(status));
+    }
+    Err(Error::other(format!("the counted process ended with status {status:#x}")))
 }
 
 /// Readiness events, level-triggered, with a token each.
@@ -108,7 +153,11 @@ impl Epoll {
         let descriptor = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the descriptor is new and owned by nobody else.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        Ok(Epoll { descriptor, events: vec![libc::epoll_event { events: 0, u64: 0 }; events_max.max(1)], ready: 0 })
+        Ok(Epoll {
+            descriptor,
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; events_max.max(1)],
+            ready: 0,
+        })
     }
 
     pub fn add(&self, socket: &impl AsRawFd, token: usize) -> Result<()> {
@@ -124,7 +173,8 @@ impl Epoll {
         let events = libc::EPOLLIN | if write { libc::EPOLLOUT } else { 0 };
         let mut event = libc::epoll_event { events: events as u32, u64: token as u64 };
         // SAFETY: `event` is readable; bad descriptors are errors, not hazards.
-        check(unsafe { libc::epoll_ctl(self.descriptor.as_raw_fd(), what, socket.as_raw_fd(), &mut event) }).map(drop)
+        check(unsafe { libc::epoll_ctl(self.descriptor.as_raw_fd(), what, socket.as_raw_fd(), &mut event) })
+            .map(drop)
     }
 
     /// Waits; `None` is for ever. An interrupted wait is an empty one. Returns how many are ready.
@@ -245,13 +295,17 @@ impl Datagrams {
             }
         }
         // SAFETY: as in `receive`; `lengths` never exceed the buffers.
-        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0) };
+        let sent =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0) };
         check(sent).map(|sent| sent as usize)
     }
 
     fn messages(&mut self, parts: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
         let addresses = self.addresses.iter_mut().zip(&self.address_lengths);
-        let message = |(part, (address, length)): (&mut libc::iovec, (&mut libc::sockaddr_storage, &libc::socklen_t))| {
+        let message = |(part, (address, length)): (
+            &mut libc::iovec,
+            (&mut libc::sockaddr_storage, &libc::socklen_t),
+        )| {
             // SAFETY: all zeroes is a valid (empty) mmsghdr.
             let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
             message.msg_hdr.msg_name = (&raw mut *address).cast();

@@ -35,12 +35,17 @@ impl Cluster {
 }
 
 pub fn clusters() -> Result<Vec<Cluster>> {
-    CLUSTERS.lines().filter(|line| !line.starts_with('#')).map(|line| parse(line).context("the cluster table")).collect()
+    CLUSTERS
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| parse(line).context("the cluster table"))
+        .collect()
 }
 
 fn parse(line: &str) -> Result<Cluster> {
     let mut fields = line.split('\t').map(|field| field.parse::<f64>());
-    let mut next = || fields.next().with_context(|| format!("too few columns: {line:?}"))?.map_err(anyhow::Error::from);
+    let mut next =
+        || fields.next().with_context(|| format!("too few columns: {line:?}"))?.map_err(anyhow::Error::from);
     Ok(Cluster {
         number: next()? as u32,
         key_bytes: next()?,
@@ -151,13 +156,21 @@ mod tests {
     fn the_table_is_whole() {
         let clusters = clusters().unwrap_or_default();
         assert!(clusters.len() > 40, "{} clusters", clusters.len());
-        assert!(clusters.iter().all(|c| c.key_bytes >= 8.0 && c.write_share <= 1.0 && c.mean_frequency >= 1.0));
+        assert!(
+            clusters.iter().all(|c| c.key_bytes >= 8.0 && c.write_share <= 1.0 && c.mean_frequency >= 1.0)
+        );
     }
 
     #[test]
     fn a_trace_has_about_the_wanted_footprint_and_repeats() {
-        let cluster =
-            Cluster { number: 0, key_bytes: 30.0, value_bytes: 200.0, mean_frequency: 10.0, write_share: 0.1, alpha: 1.1 };
+        let cluster = Cluster {
+            number: 0,
+            key_bytes: 30.0,
+            value_bytes: 200.0,
+            mean_frequency: 10.0,
+            write_share: 0.1,
+            alpha: 1.1,
+        };
         let trace = Trace::new(&cluster, 5 << 20, 1 << 20, 3);
         let ratio = trace.footprint_bytes as f64 / f64::from(5 << 20);
         assert!((0.8..1.25).contains(&ratio), "footprint is {ratio} of the wanted");

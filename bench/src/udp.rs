@@ -117,12 +117,16 @@ impl<'w> UdpLoad<'w> {
                 };
                 let id = u16::from_be_bytes([frame[0], frame[1]]);
                 // A reply that was given up meanwhile has no slot any more.
-                let Some((index, since_ns)) = self.under_way.get_mut(usize::from(id)).and_then(Option::take) else {
+                let Some((index, since_ns)) = self.under_way.get_mut(usize::from(id)).and_then(Option::take)
+                else {
                     continue;
                 };
                 let single = frame[2..] == [0, 0, 0, 1, 0, 0];
                 if self.check && !(single && is_hit(self.workload, reply, index)) {
-                    bail!("wrong reply for key {index}: {}", datagram[..datagram.len().min(120)].escape_ascii());
+                    bail!(
+                        "wrong reply for key {index}: {}",
+                        datagram[..datagram.len().min(120)].escape_ascii()
+                    );
                 }
                 latency.record(now_ns.saturating_sub(since_ns));
                 free.push(id);

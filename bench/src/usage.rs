@@ -36,7 +36,8 @@ impl Cpu {
     pub fn read(process: u32) -> Result<Cpu> {
         let mut cpu = Cpu { softirq_ns: softirq_ns()?, ..Cpu::default() };
         // /proc/PID/schedstat is the first thread alone: sum over the threads.
-        let threads = fs::read_dir(format!("/proc/{process}/task")).with_context(|| format!("server {process} is gone"))?;
+        let threads = fs::read_dir(format!("/proc/{process}/task"))
+            .with_context(|| format!("server {process} is gone"))?;
         for thread in threads {
             let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
             cpu.total_ns += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
@@ -65,21 +66,29 @@ impl Cpu {
 
 fn softirq_ns() -> Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;
-    let ticks = stat.lines().next().and_then(|cpu| cpu.split_whitespace().nth(7)).and_then(|ticks| ticks.parse().ok());
+    let ticks = stat
+        .lines()
+        .next()
+        .and_then(|cpu| cpu.split_whitespace().nth(7))
+        .and_then(|ticks| ticks.parse().ok());
     Ok(ticks.unwrap_or(0u64) * (1_000_000_000 / ticks_per_second()))
 }
 
 /// Resident memory of the process, bytes.
 pub fn resident_bytes(process: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc/PID/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS in /proc/PID/status")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? << 10)
 }
 
 /// Memory of all TCP sockets of this network namespace, both ends of a loopback connection, bytes.
 pub fn tcp_socket_bytes() -> Result<u64> {
     let text = fs::read_to_string("/proc/net/sockstat")?;
-    let tcp = text.lines().find_map(|line| line.strip_prefix("TCP:")).context("no TCP in /proc/net/sockstat")?;
+    let tcp =
+        text.lines().find_map(|line| line.strip_prefix("TCP:")).context("no TCP in /proc/net/sockstat")?;
     let words: Vec<&str> = tcp.split_whitespace().collect();
     let pages = words.chunks(2).find_map(|pair| (pair[0] == "mem").then(|| pair.get(1))).flatten();
     Ok(pages.and_then(|pages| pages.parse::<u64>().ok()).context("no mem in /proc/net/sockstat")? << 12)

@@ -11,7 +11,10 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Key and value lengths of every index.
 #[derive(Clone, Debug)]
 pub enum Sizes {
-    Fixed { key_bytes: usize, value_bytes: usize },
+    Fixed {
+        key_bytes: usize,
+        value_bytes: usize,
+    },
     /// By index. Keys at least 8 bytes.
     Table(Vec<(u16, u32)>),
 }
@@ -26,7 +29,9 @@ pub struct Workload {
 pub enum Reply {
     /// Right so far, but not all here.
     Incomplete,
-    Hit { bytes: usize },
+    Hit {
+        bytes: usize,
+    },
     /// The reply goes on without this key.
     Miss,
     Wrong,
@@ -109,7 +114,9 @@ impl Workload {
         };
         let (header, rest) = reply.split_at(bytes - value_bytes - 2);
         let (value, line_end) = rest.split_at(value_bytes);
-        let Some((key, after)) = header.strip_prefix(b"VALUE ").and_then(|line| line.split_at_checked(key_bytes)) else {
+        let Some((key, after)) =
+            header.strip_prefix(b"VALUE ").and_then(|line| line.split_at_checked(key_bytes))
+        else {
             return Reply::Wrong;
         };
         let (padding, number) = key.split_at(key_bytes - DIGITS);
@@ -177,7 +184,8 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: usize) {
 }
 
 fn parse_decimal(text: &[u8]) -> Option<usize> {
-    let step = |number: usize, byte: &u8| byte.is_ascii_digit().then(|| number * 10 + usize::from(byte - b'0'));
+    let step =
+        |number: usize, byte: &u8| byte.is_ascii_digit().then(|| number * 10 + usize::from(byte - b'0'));
     (!text.is_empty() && text.len() < 12).then_some(())?;
     text.iter().try_fold(0, step)
 }
@@ -207,7 +215,10 @@ mod tests {
             for place in 0..good.len() {
                 let mut bad = good.clone();
                 bad[place] ^= 1;
-                assert!(!matches!(workload.check(&bad, 0xabc), Reply::Hit { .. }), "byte {place} changed unseen");
+                assert!(
+                    !matches!(workload.check(&bad, 0xabc), Reply::Hit { .. }),
+                    "byte {place} changed unseen"
+                );
             }
         }
     }

@@ -50,7 +50,10 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
             let held = fill(setting, kind, MEMORY_MB, &workload, keys)?;
             println!(
                 "  {key_bytes}/{value_bytes} {:<10} curr_items {:>8}, read back {:>8}, resident {} MB",
-                kind.name(), held.items, held.read_back, held.resident_bytes >> 20
+                kind.name(),
+                held.items,
+                held.read_back,
+                held.resident_bytes >> 20
             );
             *items = held.read_back as f64;
         }
@@ -63,7 +66,13 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
 }
 
 /// Fills a new server with `keys` distinct keys, then reads all of them back.
-pub(super) fn fill(setting: &Setting, kind: Kind, memory_mb: u64, workload: &Workload, keys: u32) -> Result<Held> {
+pub(super) fn fill(
+    setting: &Setting,
+    kind: Kind,
+    memory_mb: u64,
+    workload: &Workload,
+    keys: u32,
+) -> Result<Held> {
     let mut settings = Settings::new(&setting.cores, canned(workload, Operation::Get));
     settings.memory_mb = memory_mb;
     let server = Server::start(kind, &setting.binaries, &settings)?;

@@ -28,13 +28,26 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
         settings.cores = vec![setting.cores.load, setting.cores.server];
         let mut pairs: Vec<[Server; 2]> = Vec::new();
         for kind in Kind::STORES {
-            let single = rounds::start(setting, kind, &Settings { threads: 1, ..settings.clone() }, &workload, single::KEYS)?;
-            let double = rounds::start(setting, kind, &Settings { threads: 2, ..settings.clone() }, &workload, single::KEYS)?;
+            let single = rounds::start(
+                setting,
+                kind,
+                &Settings { threads: 1, ..settings.clone() },
+                &workload,
+                single::KEYS,
+            )?;
+            let double = rounds::start(
+                setting,
+                kind,
+                &Settings { threads: 2, ..settings.clone() },
+                &workload,
+                single::KEYS,
+            )?;
             pairs.push([single, double]);
         }
         for _ in 0..setting.rounds() {
             for (pair, (_, ratios)) in pairs.iter().zip(&mut ratios) {
-                let measure = |server| rounds::measure(setting, server, &workload, plan.clone(), Pace::Closed);
+                let measure =
+                    |server| rounds::measure(setting, server, &workload, plan.clone(), Pace::Closed);
                 let cpu = |measure: Measure| measure.cpu.total_us();
                 let (single, double) = (cpu(measure(&pair[0])?), cpu(measure(&pair[1])?));
                 ratios.push(double / single);

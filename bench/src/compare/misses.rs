@@ -3,8 +3,9 @@
 //! The client gets a key and, when it misses, sets it; writers set without asking. The first half of a trace is
 //! warm-up, in the second half misses of gets are counted. Gets go in batches, sets without reply after each; a key that
 //! is in a batch twice and missed twice counts once, as for a client that asks one by one. `-m` is a share of the
-//! footprint (key and value bytes of the distinct keys requested). A share below 8 MB is left out: memcached gives each
-//! size class a page of 1 MiB, and is not itself below that. So 1 % is measured on clusters with large values.
+//! footprint (key and value bytes of the distinct keys requested). `-m` is never below 8 MB,
+//! where memcached, which gives each size class a page of 1 MiB, would not be itself; where that is over 1.5 times the
+//! share, the case is left out. So 1 % is measured on clusters with large values.
 //!
 //! Equal item counts: ours runs again with the two whole-megabyte `-m` between which it holds as many items as
 //! memcached did, and its misses are interpolated between them.
@@ -46,9 +47,21 @@ impl Scale {
             return Scale { clusters, shares: &[0.1], seeds: 2, requests_max: 1e6, traffic_bytes_max: 2e9 };
         }
         if setting.full {
-            return Scale { clusters: &[], shares: all, seeds: 5, requests_max: 20e6, traffic_bytes_max: 20e9 };
+            return Scale {
+                clusters: &[],
+                shares: all,
+                seeds: 5,
+                requests_max: 20e6,
+                traffic_bytes_max: 20e9,
+            };
         }
-        Scale { clusters: &DEFAULT_CLUSTERS, shares: all, seeds: 5, requests_max: 1.5e6, traffic_bytes_max: 4e9 }
+        Scale {
+            clusters: &DEFAULT_CLUSTERS,
+            shares: all,
+            seeds: 5,
+            requests_max: 1.5e6,
+            traffic_bytes_max: 4e9,
+        }
     }
 
     fn wants(&self, cluster: &Cluster) -> bool {
@@ -119,17 +132,26 @@ fn compare(setting: &Setting, scale: &Scale, cluster: &Cluster, share: f64) -> R
         let footprint_bytes = scale.footprint_bytes(cluster, share) as u64;
         let trace = Trace::new(cluster, footprint_bytes, scale.requests(cluster) as u64, seed);
         let footprint_mb = trace.footprint_bytes as f64 / f64::from(1 << 20);
-        let memory_mb = (share * footprint_mb).round();
-        if memory_mb < MEMORY_MB_MIN {
-            println!("  cluster {} at {share}: footprint {footprint_mb:.0} MB is too small; left out", cluster.number);
+        let memory_mb = (share * footprint_mb).round().max(MEMORY_MB_MIN);
+        if memory_mb / footprint_mb > 1.5 * share {
+            println!(
+                "  cluster {} at {share}: footprint {footprint_mb:.0} MB is too small; left out",
+                cluster.number
+            );
             break;
         }
-        let [ours, peer] = both(setting, &trace, [(Kind::Unbuckle, memory_mb as u64), (Kind::Memcached, memory_mb as u64)])?;
+        let [ours, peer] =
+            both(setting, &trace, [(Kind::Unbuckle, memory_mb as u64), (Kind::Memcached, memory_mb as u64)])?;
         if seed == 1 {
             println!(
                 "  cluster {}: {} requests, footprint {footprint_mb:.0} MB, -m {memory_mb}; miss ratio ours {:.4} \
                  (items {}), memcached {:.4} (items {})",
-                cluster.number, trace.requests, miss_ratio(&ours), ours.items, miss_ratio(&peer), peer.items
+                cluster.number,
+                trace.requests,
+                miss_ratio(&ours),
+                ours.items,
+                miss_ratio(&peer),
+                peer.items
             );
         }
         ratios.push(ours.misses as f64 / peer.misses.max(1) as f64);
@@ -146,7 +168,13 @@ fn miss_ratio(counted: &Counted) -> f64 {
 }
 
 /// Our misses with as much memory as holds `items`, between two whole megabytes.
-fn misses_at_items(setting: &Setting, trace: &Trace, memory_mb: f64, ours: &Counted, items: u64) -> Result<f64> {
+fn misses_at_items(
+    setting: &Setting,
+    trace: &Trace,
+    memory_mb: f64,
+    ours: &Counted,
+    items: u64,
+) -> Result<f64> {
     let wanted_mb = memory_mb * items as f64 / ours.items.max(1) as f64;
     let low_mb = (wanted_mb.floor() as u64).max(1);
     let runs = [(Kind::Unbuckle, low_mb), (Kind::Unbuckle, low_mb + 1)];

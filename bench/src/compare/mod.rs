@@ -57,14 +57,22 @@ struct Section {
 const SECTIONS: &[Section] = &[
     Section { name: "get", about: "TCP get, one at a time", run: single::run_get },
     Section { name: "set", about: "TCP set, one at a time", run: single::run_set },
-    Section { name: "pipelined", about: "TCP get, 16 in flight, 100,000 and 2,000,000 keys", run: pipelined::run },
+    Section {
+        name: "pipelined",
+        about: "TCP get, 16 in flight, 100,000 and 2,000,000 keys",
+        run: pipelined::run,
+    },
     Section { name: "multiget", about: "TCP get of 50 keys", run: multiget::run },
     Section { name: "udp", about: "UDP get", run: udp_get::run },
     Section { name: "tail", about: "p99 at 70 % of memcached's own maximum", run: tail::run },
     Section { name: "cores", about: "two server threads", run: cores::run },
     Section { name: "capacity", about: "items held at -m 64", run: capacity::run },
     Section { name: "overhead", about: "metadata and slack per item", run: overhead::run },
-    Section { name: "slow-readers", about: "memory under 1,000 slow and silent readers", run: slow_readers::run },
+    Section {
+        name: "slow-readers",
+        about: "memory under 1,000 slow and silent readers",
+        run: slow_readers::run,
+    },
     Section { name: "misses", about: "misses of a read-through client", run: misses::run },
 ];
 
@@ -82,7 +90,8 @@ cargo xtask compare [options]
 /// The whole command.
 pub fn main() -> Result<()> {
     use lexopt::prelude::*;
-    let (mut quick, mut full, mut only, mut peer, mut ours) = (false, false, Vec::<String>::new(), None, None);
+    let (mut quick, mut full, mut only, mut peer, mut ours) =
+        (false, false, Vec::<String>::new(), None, None);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -102,7 +111,9 @@ pub fn main() -> Result<()> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(unknown) = only.iter().find(|name| !SECTIONS.iter().any(|section| section.name == name.as_str())) {
+    if let Some(unknown) =
+        only.iter().find(|name| !SECTIONS.iter().any(|section| section.name == name.as_str()))
+    {
         bail!("no section {unknown:?}; --list shows them");
     }
     let setting = Setting { binaries: Binaries::find(ours, peer)?, cores: Cores::choose()?, quick, full };
@@ -120,7 +131,9 @@ fn run(setting: &Setting, only: &[String]) -> Result<()> {
     println!("peer:  {peer}{}", if report.counts { "" } else { " (not 1.6.45: indicative)" });
     println!("cores: servers on {}, load on {}", setting.cores.server, setting.cores.load);
     let mut broken = Vec::new();
-    for section in SECTIONS.iter().filter(|section| only.is_empty() || only.iter().any(|name| name == section.name)) {
+    for section in
+        SECTIONS.iter().filter(|section| only.is_empty() || only.iter().any(|name| name == section.name))
+    {
         println!("\n## {}: {}", section.name, section.about);
         if let Err(error) = (section.run)(setting, &mut report) {
             println!("BROKEN: {error:#}");
@@ -129,6 +142,10 @@ fn run(setting: &Setting, only: &[String]) -> Result<()> {
     }
     report.print();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    println!("\nagain: cargo xtask compare {}   ({:.0} s)", arguments.join(" "), began.elapsed().as_secs_f64());
+    println!(
+        "\nagain: cargo xtask compare {}   ({:.0} s)",
+        arguments.join(" "),
+        began.elapsed().as_secs_f64()
+    );
     if broken.is_empty() { Ok(()) } else { bail!("broken: {}", broken.join(", ")) }
 }

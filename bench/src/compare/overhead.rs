@@ -35,7 +35,11 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
             Kind::Unbuckle => (Target::AtMost(24.0), Target::AtMost(0.06)),
             _ => (Target::None, Target::None),
         };
-        report.add(format!("{}: metadata, bytes an item", kind.name()), Spread::of([metadata_bytes]), metadata);
+        report.add(
+            format!("{}: metadata, bytes an item", kind.name()),
+            Spread::of([metadata_bytes]),
+            metadata,
+        );
         report.add(format!("{}: slack, log-uniform 1..8192", kind.name()), Spread::of(slacks), slack);
     }
     Ok(())
@@ -45,7 +49,12 @@ fn fixed(setting: &Setting, kind: Kind, value_bytes: usize) -> Result<Held> {
     let workload = Workload::fixed(KEY_BYTES, value_bytes);
     let keys = (2 * (MEMORY_MB << 20) / (KEY_BYTES + value_bytes) as u64) as u32;
     let held = fill(setting, kind, MEMORY_MB, &workload, keys)?;
-    println!("  {:<10} {KEY_BYTES}/{value_bytes}: {} items, read back {}", kind.name(), held.items, held.read_back);
+    println!(
+        "  {:<10} {KEY_BYTES}/{value_bytes}: {} items, read back {}",
+        kind.name(),
+        held.items,
+        held.read_back
+    );
     Ok(held)
 }
 

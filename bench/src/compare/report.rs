@@ -54,7 +54,8 @@ impl Report {
         for finding in &self.findings {
             println!("{}", line(finding, self.counts));
         }
-        let targets: Vec<&Finding> = self.findings.iter().filter(|f| !matches!(f.target, Target::None)).collect();
+        let targets: Vec<&Finding> =
+            self.findings.iter().filter(|f| !matches!(f.target, Target::None)).collect();
         let met = targets.iter().filter(|finding| is_met(finding)).count();
         println!("{met} of {} targets met", targets.len());
     }

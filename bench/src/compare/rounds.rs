@@ -51,8 +51,10 @@ impl Rounds {
 
     /// Absolute numbers, one line a server.
     pub(super) fn print(&self, unit: &str) {
-        println!("  {:<10} {:>11}  {:>9} {:>9} {:>9}  CPU us: {:>7} = user {:>6} + system {:>6}", "", unit, "p50 us",
-            "p99 us", "p99.9 us", "total", "", "");
+        println!(
+            "  {:<10} {:>11}  {:>9} {:>9} {:>9}  CPU us: {:>7} = user {:>6} + system {:>6}",
+            "", unit, "p50 us", "p99 us", "p99.9 us", "total", "", ""
+        );
         for kind in &self.kinds {
             let latency = |quantile| self.median(*kind, |m| m.outcome.latency.at(quantile) as f64 / 1e3);
             println!(
@@ -86,23 +88,33 @@ pub(super) fn start(
 }
 
 /// Rounds of a TCP plan against all of `kinds`, at a pace.
-pub(super) fn tcp(setting: &Setting, kinds: &[Kind], workload: &Workload, keys: u32, plan: &Plan, pace: Pace) -> Result<Rounds> {
+pub(super) fn tcp(
+    setting: &Setting,
+    kinds: &[Kind],
+    workload: &Workload,
+    keys: u32,
+    plan: &Plan,
+    pace: Pace,
+) -> Result<Rounds> {
     let settings = Settings::new(&setting.cores, canned(workload, plan.operation));
     let servers: Vec<Server> =
         kinds.iter().map(|kind| start(setting, *kind, &settings, workload, keys)).collect::<Result<_>>()?;
     rounds_on(setting, &servers, workload, plan, pace)
 }
 
-pub(super) fn rounds_on(setting: &Setting, servers: &[Server], workload: &Workload, plan: &Plan, pace: Pace) -> Result<Rounds> {
+pub(super) fn rounds_on(
+    setting: &Setting,
+    servers: &[Server],
+    workload: &Workload,
+    plan: &Plan,
+    pace: Pace,
+) -> Result<Rounds> {
     let kinds: Vec<Kind> = servers.iter().map(|server| server.kind).collect();
     let mut rounds = Rounds::new(&kinds);
     for round in 0..setting.rounds() {
         for (server, measures) in servers.iter().zip(&mut rounds.measures) {
-            let plan = Plan {
-                seed: plan.seed + round as u64,
-                check: server.kind != Kind::Floor,
-                ..plan.clone()
-            };
+            let plan =
+                Plan { seed: plan.seed + round as u64, check: server.kind != Kind::Floor, ..plan.clone() };
             let measure = measure(setting, server, workload, plan, pace);
             measures.push(measure.with_context(|| format!("{}, round {round}", server.kind.name()))?);
         }
@@ -111,7 +123,13 @@ pub(super) fn rounds_on(setting: &Setting, servers: &[Server], workload: &Worklo
 }
 
 /// One warm-up and one window.
-pub(super) fn measure(setting: &Setting, server: &Server, workload: &Workload, plan: Plan, pace: Pace) -> Result<Measure> {
+pub(super) fn measure(
+    setting: &Setting,
+    server: &Server,
+    workload: &Workload,
+    plan: Plan,
+    pace: Pace,
+) -> Result<Measure> {
     let mut load = Load::connect(server.address, workload, plan)?;
     load.run(setting.warm_up(), pace)?;
     let before = Cpu::read(server.process())?;

@@ -50,7 +50,11 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
             let memory = measure(setting, kind, variant).with_context(|| kind.name())?;
             println!(
                 "  {:<24} {:<10} RSS {:>4} MB full, {:>4} MB at most; sockets (both ends) {} MB; {} connections left",
-                variant.what, kind.name(), memory.before >> 20, memory.greatest >> 20, memory.sockets >> 20,
+                variant.what,
+                kind.name(),
+                memory.before >> 20,
+                memory.greatest >> 20,
+                memory.sockets >> 20,
                 memory.connections_left,
             );
             let limit = (MEMORY_MB << 20) as f64 * 1.05 + 20e6;
