@@ -65,7 +65,7 @@ fn upper_bound(bucket: usize) -> u64 {
     let (range, offset) = (bucket as u64 / SUB, bucket as u64 % SUB);
     match range {
         0 => offset,
-        _ => (((SUB + offset + 1) as u128) << (range - 1)).saturating_sub(1).min(u128::from(u64::MAX)) as u64,
+        _ => (u128::from(SUB + offset + 1) << (range - 1)).saturating_sub(1).min(u128::from(u64::MAX)) as u64,
     }
 }
 

@@ -125,8 +125,7 @@ impl Workload {
             return Reply::Miss;
         }
         let good = padding.iter().all(|byte| *byte == b'k')
-            && after.starts_with(b" 0 ")
-            && parse_decimal(&after[3..after.len() - 2]) == Some(value_bytes)
+            && flags_and_length(after) == Some(value_bytes)
             && line_end == b"\r\n"
             && value_is(value, index);
         if good { Reply::Hit { bytes } } else { Reply::Wrong }
@@ -181,6 +180,11 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: usize) {
         }
     }
     out.extend_from_slice(&text[start..]);
+}
+
+/// The length in ` 0 LENGTH\r\n`.
+fn flags_and_length(text: &[u8]) -> Option<usize> {
+    parse_decimal(text.strip_prefix(b" 0 ")?.strip_suffix(b"\r\n")?)
 }
 
 fn parse_decimal(text: &[u8]) -> Option<usize> {

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
 /// Unbuckle, memcached and the floor side by side. Fails only if something is broken, never by speed.
-pub fn compare(arguments: impl Iterator<Item = String>) -> Result<()> {
+pub(crate) fn compare(arguments: impl Iterator<Item = String>) -> Result<()> {
     run_bench("compare", arguments)
 }
 
 /// Instructions per operation of the core, over the number of items.
-pub fn instructions(arguments: impl Iterator<Item = String>) -> Result<()> {
+pub(crate) fn instructions(arguments: impl Iterator<Item = String>) -> Result<()> {
     run_bench("instructions", arguments)
 }
 
