@@ -207,10 +207,12 @@ impl Epoll {
 
 /// Room for a batch of datagrams, received and sent with one system call each.
 pub struct Datagrams {
-    bytes: Vec<[u8; Datagrams::BYTES_MAX]>,
-    lengths: Vec<usize>,
-    addresses: Vec<libc::sockaddr_storage>,
-    address_lengths: Vec<libc::socklen_t>,
+    /// Each message names its part and its address, each part its buffer, once and for all.
+    messages: Box<[libc::mmsghdr]>,
+    parts: Box<[libc::iovec]>,
+    // INVARIANT: never reallocated, since the messages and the parts point into them.
+    bytes: Box<[[u8; Datagrams::BYTES_MAX]]>,
+    addresses: Box<[libc::sockaddr_storage]>,
 }
 
 impl Datagrams {
@@ -219,20 +221,25 @@ impl Datagrams {
     pub fn new(count: usize) -> Self {
         // SAFETY: all zeroes is a valid (unspecified) sockaddr_storage.
         let address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-        Datagrams {
-            bytes: vec![[0; Self::BYTES_MAX]; count],
-            lengths: vec![0; count],
-            addresses: vec![address; count],
-            address_lengths: vec![0; count],
+        // SAFETY: all zeroes is a valid (empty) mmsghdr.
+        let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let mut datagrams = Datagrams {
+            messages: vec![message; count].into(),
+            parts: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count].into(),
+            bytes: vec![[0; Self::BYTES_MAX]; count].into(),
+            addresses: vec![address; count].into(),
+        };
+        for (index, message) in datagrams.messages.iter_mut().enumerate() {
+            datagrams.parts[index].iov_base = datagrams.bytes[index].as_mut_ptr().cast();
+            message.msg_hdr.msg_iov = &mut datagrams.parts[index];
+            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_name = (&raw mut datagrams.addresses[index]).cast();
         }
-    }
-
-    pub fn capacity(&self) -> usize {
-        self.bytes.len()
+        datagrams
     }
 
     pub fn datagram(&self, index: usize) -> &[u8] {
-        let length = self.lengths[index].min(Self::BYTES_MAX);
+        let length = self.parts[index].iov_len.min(Self::BYTES_MAX);
         &self.bytes[index][..length]
     }
 
@@ -240,80 +247,42 @@ impl Datagrams {
     pub fn put(&mut self, index: usize, bytes: &[u8]) {
         let length = bytes.len().min(Self::BYTES_MAX);
         self.bytes[index][..length].copy_from_slice(&bytes[..length]);
-        self.lengths[index] = length;
+        self.parts[index].iov_len = length;
     }
 
     /// Receives what is there, up to the capacity; waits for the first if `wait`. 0 when there is none.
     pub fn receive(&mut self, socket: &UdpSocket, wait: bool) -> Result<usize> {
-        let mut parts: Vec<libc::iovec> = self
-            .bytes
-            .iter_mut()
-            .map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: Self::BYTES_MAX })
-            .collect();
-        self.addresses.iter().zip(&mut self.address_lengths).for_each(|(address, length)| {
-            *length = size_of_val(address) as libc::socklen_t;
-        });
-        let mut messages = self.messages(&mut parts);
+        for (part, message) in self.parts.iter_mut().zip(&mut self.messages) {
+            part.iov_len = Self::BYTES_MAX;
+            message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        }
         let flags = if wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
-        // SAFETY: every message points to one iovec of `parts`, that to its own buffer, and to its own address, all of
-        // the stated sizes and alive until after the call.
-        let received = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                messages.as_mut_ptr(),
-                messages.len() as libc::c_uint,
-                flags,
-                std::ptr::null_mut(),
-            )
-        };
+        let count = self.messages.len() as libc::c_uint;
+        let messages = self.messages.as_mut_ptr();
+        // SAFETY: by the invariant every message points to its part, buffer and address, of the stated sizes.
+        let received =
+            unsafe { libc::recvmmsg(socket.as_raw_fd(), messages, count, flags, std::ptr::null_mut()) };
         let received = match check(received) {
             Ok(received) => received as usize,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
         };
-        for (index, message) in messages.iter().enumerate().take(received) {
-            self.lengths[index] = message.msg_len as usize;
-            self.address_lengths[index] = message.msg_hdr.msg_namelen;
+        for (part, message) in self.parts.iter_mut().zip(&self.messages).take(received) {
+            part.iov_len = message.msg_len as usize;
         }
         Ok(received)
     }
 
-    /// Sends the first `count`; returns how many the kernel took.
+    /// Sends the first `count`: each to where it came from if `reply`, else to the connected peer. Returns how many the
+    /// kernel took.
     pub fn send(&mut self, socket: &UdpSocket, count: usize, reply: bool) -> Result<usize> {
-        let count = count.min(self.capacity());
-        let mut parts: Vec<libc::iovec> = self
-            .bytes
-            .iter_mut()
-            .zip(&self.lengths)
-            .map(|(bytes, length)| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: *length })
-            .collect();
-        let mut messages = self.messages(&mut parts);
+        let count = count.min(self.messages.len());
         if !reply {
-            for message in &mut messages {
-                message.msg_hdr.msg_name = std::ptr::null_mut();
-                message.msg_hdr.msg_namelen = 0;
-            }
+            self.messages.iter_mut().for_each(|message| message.msg_hdr.msg_namelen = 0);
         }
-        // SAFETY: as in `receive`; `lengths` never exceed the buffers.
-        let sent =
-            unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0) };
+        let messages = self.messages.as_mut_ptr();
+        // SAFETY: as in `receive`; no part is longer than its buffer.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages, count as libc::c_uint, 0) };
         check(sent).map(|sent| sent as usize)
-    }
-
-    fn messages(&mut self, parts: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
-        let addresses = self.addresses.iter_mut().zip(&self.address_lengths);
-        let message = |(part, (address, length)): (
-            &mut libc::iovec,
-            (&mut libc::sockaddr_storage, &libc::socklen_t),
-        )| {
-            // SAFETY: all zeroes is a valid (empty) mmsghdr.
-            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-            message.msg_hdr.msg_name = (&raw mut *address).cast();
-            message.msg_hdr.msg_namelen = *length;
-            message.msg_hdr.msg_iov = part;
-            message.msg_hdr.msg_iovlen = 1;
-            message
-        };
-        parts.iter_mut().zip(addresses).map(message).collect()
     }
 }

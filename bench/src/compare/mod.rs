@@ -130,6 +130,7 @@ fn run(setting: &Setting, only: &[String]) -> Result<()> {
     println!("ours:  {}", setting.binaries.version(Kind::Unbuckle)?);
     println!("peer:  {peer}{}", if report.counts { "" } else { " (not 1.6.45: indicative)" });
     println!("cores: servers on {}, load on {}", setting.cores.server, setting.cores.load);
+    println!("*softirq: of the whole machine; the rest is per process, load's own CPU last");
     let mut broken = Vec::new();
     for section in
         SECTIONS.iter().filter(|section| only.is_empty() || only.iter().any(|name| name == section.name))

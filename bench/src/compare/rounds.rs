@@ -15,6 +15,8 @@ use anyhow::{Context, Result};
 pub(super) struct Measure {
     pub(super) outcome: Outcome,
     pub(super) cpu: CpuPerRequest,
+    /// CPU of the load itself, microseconds per request.
+    pub(super) client_us: f64,
 }
 
 impl Measure {
@@ -49,24 +51,25 @@ impl Rounds {
         Spread::of(self.of(kind).iter().map(value)).median
     }
 
-    /// Absolute numbers, one line a server.
+    /// Absolute numbers, one line a server; CPU in microseconds per request.
     pub(super) fn print(&self, unit: &str) {
         println!(
-            "  {:<10} {:>11}  {:>9} {:>9} {:>9}  CPU us: {:>7} = user {:>6} + system {:>6}",
-            "", unit, "p50 us", "p99 us", "p99.9 us", "total", "", ""
+            "  {:<10}{unit:>14}{:>9}{:>9}{:>9} |{:>8}{:>8}{:>8}{:>9}{:>9}",
+            "", "p50 us", "p99 us", "p99.9 us", "CPU us", "user", "system", "softirq*", "client"
         );
         for kind in &self.kinds {
             let latency = |quantile| self.median(*kind, |m| m.outcome.latency.at(quantile) as f64 / 1e3);
+            let (per_second, p50, p99, p999) =
+                (self.median(*kind, |m| m.outcome.per_second()), latency(0.5), latency(0.99), latency(0.999));
+            let cpu = |value: fn(&CpuPerRequest) -> f64| self.median(*kind, |m| value(&m.cpu));
             println!(
-                "  {:<10} {:>11.0}  {:>9.0} {:>9.0} {:>9.0}          {:>7.3} = user {:>6.3} + system {:>6.3}",
+                "  {:<10}{per_second:>14.0}{p50:>9.0}{p99:>9.0}{p999:>9.0} |{:>8.3}{:>8.3}{:>8.3}{:>9.3}{:>9.3}",
                 kind.name(),
-                self.median(*kind, |m| m.outcome.per_second()),
-                latency(0.5),
-                latency(0.99),
-                latency(0.999),
-                self.median(*kind, |m| m.cpu.total_us()),
-                self.median(*kind, |m| m.cpu.user_us),
-                self.median(*kind, |m| m.cpu.system_us),
+                cpu(CpuPerRequest::total_us),
+                cpu(|cpu| cpu.user_us),
+                cpu(|cpu| cpu.system_us),
+                cpu(|cpu| cpu.softirq_us),
+                self.median(*kind, |m| m.client_us),
             );
         }
     }
@@ -132,10 +135,17 @@ pub(super) fn measure(
 ) -> Result<Measure> {
     let mut load = Load::connect(server.address, workload, plan)?;
     load.run(setting.warm_up(), pace)?;
-    let before = Cpu::read(server.process())?;
-    let outcome = load.run(setting.window(), pace)?;
-    let cpu = Cpu::read(server.process())?.since(&before, outcome.requests);
-    Ok(Measure { outcome, cpu })
+    measure_window(server, || load.run(setting.window(), pace))
+}
+
+/// What `window` does, with the CPU that the server and the load use meanwhile.
+pub(super) fn measure_window(server: &Server, window: impl FnOnce() -> Result<Outcome>) -> Result<Measure> {
+    let before = (Cpu::read(server.process())?, Cpu::read(std::process::id())?);
+    let outcome = window()?;
+    let after = (Cpu::read(server.process())?, Cpu::read(std::process::id())?);
+    let cpu = after.0.since(&before.0, outcome.requests);
+    let client_us = after.1.since(&before.1, outcome.requests).total_us();
+    Ok(Measure { outcome, cpu, client_us })
 }
 
 /// The usual plan: 16 connections.

@@ -7,7 +7,6 @@ use crate::client::{Operation, canned};
 use crate::random::Choice;
 use crate::servers::{Kind, Server, Settings};
 use crate::udp::{FRAME_BYTES, UdpLoad};
-use crate::usage::Cpu;
 use crate::workload::Workload;
 use anyhow::{Context, Result};
 
@@ -46,8 +45,6 @@ fn measure(setting: &Setting, server: &Server, workload: &Workload, seed: u64) -
     let check = server.kind != Kind::Floor;
     let mut load = UdpLoad::connect(server.address, workload, choice, WINDOW, seed, check)?;
     load.run(setting.warm_up())?;
-    let before = Cpu::read(server.process())?;
-    let outcome = load.run(setting.window())?;
-    let cpu = Cpu::read(server.process())?.since(&before, outcome.requests);
-    Ok((Measure { outcome, cpu }, load.lost))
+    let measure = rounds::measure_window(server, || load.run(setting.window()))?;
+    Ok((measure, load.lost))
 }
