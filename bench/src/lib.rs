@@ -9,6 +9,7 @@ pub mod compare;
 pub mod control;
 pub mod floor;
 pub mod histogram;
+pub mod instructions;
 pub mod random;
 pub mod servers;
 pub mod sys;
