@@ -11,18 +11,19 @@ use crate::workload::Workload;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::hint::black_box;
 use std::process::{Command, Stdio};
+use unbuckle_engine::{Counters, Engine, OUTPUT_BYTES_MIN, Output, Session, Settings};
 use unbuckle_layout::sync::AtomicU64;
 use unbuckle_store::{
-    Condition, Expiry, Key, Mark, NewItem, Options, Page, Parts, STRIPES, Store, Stripe, Worker, WorkerCounts,
+    Condition, Expiry, Mark, NewItem, Options, Page, Parts, STRIPES, Store, Stripe, Worker, WorkerCounts,
     page_bytes_log2,
 };
 
 const KEY_BYTES: usize = 32;
 const VALUE_BYTES: usize = 100;
-/// Above what any item of these lengths takes, index included.
-const ITEM_BYTES: u64 = 200;
-/// Operations counted for one figure.
-const OPERATIONS: usize = 2000;
+/// Memory for each item: about a quarter more than it takes, index included, so that every size is equally full.
+const ITEM_BYTES: u64 = 224;
+/// Operations counted for one figure: enough to fill several pages, whose upkeep comes in bursts.
+const OPERATIONS: usize = 20_000;
 /// The target of the project: the same at every size.
 const SPREAD_MOST: f64 = 1.05;
 
@@ -34,20 +35,25 @@ enum Subject {
     Overwrite,
     /// A new key in a full store.
     Evict,
+    /// A request line through the engine: parse, look up, reply.
+    ServeGet,
+    ServeSet,
 }
 
-const SUBJECTS: [(Subject, &str); 4] = [
+const SUBJECTS: [(Subject, &str); 6] = [
     (Subject::Hit, "get-hit"),
     (Subject::Miss, "get-miss"),
     (Subject::Overwrite, "set-over"),
     (Subject::Evict, "set-evict"),
+    (Subject::ServeGet, "serve-get"),
+    (Subject::ServeSet, "serve-set"),
 ];
 
 const HELP: &str = "\
 cargo xtask instructions [options]
 
   --items-max N   the largest store; default 10000000, which takes 2 GB
-  --only NAME     get-hit, get-miss, set-over or set-evict
+  --only NAME     get-hit, get-miss, set-over, set-evict, serve-get or serve-set
 ";
 
 /// The whole command; `--child` is how it starts itself.
@@ -70,7 +76,10 @@ pub fn main() -> Result<()> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let sizes: Vec<u32> = (4..).map(|power| 10u32.pow(power)).take_while(|items| *items <= items_max.min(1_000_000_000)).collect();
+    let sizes: Vec<u32> = (4..)
+        .map(|power| 10u32.pow(power))
+        .take_while(|items| *items <= items_max.min(1_000_000_000))
+        .collect();
     println!("instructions an operation, user space; {KEY_BYTES} B keys, {VALUE_BYTES} B values");
     print!("{:<12}", "items");
     sizes.iter().for_each(|items| print!("{items:>12}"));
@@ -99,98 +108,136 @@ fn per_operation(name: &str, items: u32) -> Result<f64> {
     let output = command.stdin(Stdio::null()).output().context("running valgrind: is it installed?")?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{name} over {items} items under valgrind: {text}");
-    let collected = text.lines().find_map(|line| line.split_once("Collected : ")).context("callgrind printed no total")?;
+    let collected = text
+        .lines()
+        .find_map(|line| line.split_once("Collected : "))
+        .context("callgrind printed no total")?;
     Ok(collected.1.trim().parse::<u64>().context("callgrind's total")? as f64 / OPERATIONS as f64)
 }
 
 /// Fills a store, and does the operations of the subject counted.
 fn child(name: &str, items: u32) -> Result<()> {
-    let (subject, _) = SUBJECTS.iter().find(|(_, other)| *other == name).with_context(|| format!("no subject {name:?}"))?;
-    let memory = Memory::new(u64::from(items) * ITEM_BYTES + (8 << 20));
+    let found = SUBJECTS.iter().find(|(_, other)| *other == name);
+    let subject = found.with_context(|| format!("no subject {name:?}"))?.0;
+    let memory = Memory::new(u64::from(items) * ITEM_BYTES);
     let store = memory.store()?;
     let mut worker = store.worker(0).context("no worker")?;
-    let workload = Workload::fixed(KEY_BYTES, VALUE_BYTES);
-    let mut bench = Bench { worker: &mut worker, workload: &workload, out: vec![0; VALUE_BYTES + 8] };
-
-    let fresh = bench.fill(&store, items, *subject == Subject::Evict)?;
+    let fresh = fill(&mut worker, items, subject == Subject::Evict)?;
     let mut random = Random::new(1);
+    if matches!(subject, Subject::Overwrite | Subject::ServeSet) {
+        // Until what is free is used up once, sets cost less than they do for good.
+        for _ in 0..items / 2 {
+            ensure!(set(&mut worker, &key(random.below(items))), "overwriting: not stored");
+        }
+    }
     let mut draw = |place: usize| match subject {
-        Subject::Hit | Subject::Overwrite => random.below(items),
         Subject::Miss => u32::MAX - random.below(items),
         Subject::Evict => fresh + place as u32,
+        Subject::Hit | Subject::Overwrite | Subject::ServeGet | Subject::ServeSet => random.below(items),
     };
     let indices: Vec<u32> = (0..2 * OPERATIONS).map(&mut draw).collect();
-    let keys: Vec<Vec<u8>> = indices.iter().map(|index| bench.key(*index)).collect();
-    let value = vec![b'v'; VALUE_BYTES];
-    let (warm_up, counted) = keys.split_at(OPERATIONS);
-    for (keys, count) in [(warm_up, false), (counted, true)] {
-        sys::count_instructions(count);
-        let expected = black_box(bench.run(*subject, keys, &value));
-        sys::count_instructions(false);
+    let (warm_up, counted) = indices.split_at(OPERATIONS);
+    let counters = Counters::default();
+    let mut hands = match subject {
+        Subject::ServeGet | Subject::ServeSet => {
+            Hands::Engine(Engine::new(worker, Settings { cas: true, flush_enabled: true }, &counters))
+        }
+        _ => Hands::Worker(worker),
+    };
+    for (indices, count) in [(warm_up, false), (counted, true)] {
+        // Made before counting begins.
+        let requests: Vec<Vec<u8>> = indices.iter().map(|index| request(subject, *index)).collect();
+        let expected = hands.run(subject, &requests, count);
         ensure!(expected == OPERATIONS, "{name}: {expected} of {OPERATIONS} operations went as expected");
     }
     Ok(())
 }
 
-struct Bench<'b, 's, 'r> {
-    worker: &'b mut Worker<'s, 'r>,
-    workload: &'b Workload,
-    out: Vec<u8>,
+fn workload() -> Workload {
+    Workload::fixed(KEY_BYTES, VALUE_BYTES)
 }
 
-impl Bench<'_, '_, '_> {
-    fn key(&self, index: u32) -> Vec<u8> {
-        let mut key = Vec::with_capacity(KEY_BYTES);
-        self.workload.push_key(&mut key, index);
-        key
-    }
+fn key(index: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(KEY_BYTES);
+    workload().push_key(&mut key, index);
+    key
+}
 
-    /// Stores `items` items, or as many as it takes until the store has long been evicting. Returns the next new index.
-    fn fill(&mut self, store: &Store<'_>, items: u32, until_full: bool) -> Result<u32> {
-        let value = vec![b'v'; VALUE_BYTES];
-        let mut index = 0;
-        while index < items || (until_full && store.counts().evictions < u64::from(items) / 2) {
-            for _ in 0..1000 {
-                ensure!(self.set(&self.key(index), &value), "filling: key {index} was not stored");
-                index += 1;
-            }
-            while self.worker.maintain() {}
-        }
-        if !until_full {
-            ensure!(store.counts().evictions == 0, "the store is too small for {items} items");
-        }
-        Ok(index)
+/// What an operation is given: the key, or a whole request line.
+fn request(subject: Subject, index: u32) -> Vec<u8> {
+    let mut line = Vec::new();
+    match subject {
+        Subject::ServeGet => workload().push_get(&mut line, index),
+        Subject::ServeSet => workload().push_set(&mut line, index, false),
+        Subject::Hit | Subject::Miss | Subject::Overwrite | Subject::Evict => line = key(index),
     }
+    line
+}
 
-    /// Returns how many went as the subject expects.
-    #[inline(never)]
-    fn run(&mut self, subject: Subject, keys: &[Vec<u8>], value: &[u8]) -> usize {
+/// Stores `items` items, or as many as it takes until the store has long been evicting. Returns the next new index.
+fn fill(worker: &mut Worker<'_, '_>, items: u32, until_full: bool) -> Result<u32> {
+    let store = worker.store();
+    let mut index = 0;
+    while index < items || (until_full && store.counts().evictions < u64::from(items) / 2) {
+        for _ in 0..1000 {
+            ensure!(set(worker, &key(index)), "filling: key {index} was not stored");
+            index += 1;
+        }
+        while worker.maintain() {}
+    }
+    ensure!(until_full || store.counts().evictions == 0, "the store is too small for {items} items");
+    Ok(index)
+}
+
+enum Hands<'s, 'r> {
+    Worker(Worker<'s, 'r>),
+    Engine(Engine<'s, 'r>),
+}
+
+impl Hands<'_, '_> {
+    /// Returns how many operations went as the subject expects.
+    fn run(&mut self, subject: Subject, requests: &[Vec<u8>], count: bool) -> usize {
+        let mut out = vec![0; OUTPUT_BYTES_MIN];
+        let mut session = Session::default();
+        sys::count_instructions(count);
         let mut expected = 0;
-        for key in keys {
-            expected += usize::from(match subject {
-                Subject::Hit => self.get(key),
-                Subject::Miss => !self.get(key),
-                Subject::Overwrite | Subject::Evict => self.set(key, value),
+        for request in requests {
+            expected += usize::from(match self {
+                Hands::Worker(worker) => operate(worker, subject, request, &mut out),
+                Hands::Engine(engine) => serve(engine, &mut session, request, &mut out),
             });
         }
-        expected
-    }
-
-    fn get(&mut self, key: &[u8]) -> bool {
-        let Some(key) = self.worker.key(key) else { return false };
-        let out = &mut self.out;
-        self.worker.get(&key, Mark::Used, |item| item.copy_value(out)) == Some(true)
-    }
-
-    fn set(&mut self, key: &[u8], value: &[u8]) -> bool {
-        let Some(key) = self.worker.key(key) else { return false };
-        set(self.worker, &key, value)
+        sys::count_instructions(false);
+        black_box(expected)
     }
 }
 
-fn set(worker: &mut Worker<'_, '_>, key: &Key<'_>, value: &[u8]) -> bool {
-    let item = NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false };
-    worker.set(key, &item, Condition::Always).is_ok()
+fn operate(worker: &mut Worker<'_, '_>, subject: Subject, key: &[u8], out: &mut [u8]) -> bool {
+    match subject {
+        Subject::Hit => get(worker, key, out),
+        Subject::Miss => !get(worker, key, out),
+        _ => set(worker, key),
+    }
+}
+
+fn get(worker: &mut Worker<'_, '_>, key: &[u8], out: &mut [u8]) -> bool {
+    let Some(key) = worker.key(key) else { return false };
+    worker.get(&key, Mark::Used, |item| item.copy_value(out)) == Some(true)
+}
+
+fn set(worker: &mut Worker<'_, '_>, key: &[u8]) -> bool {
+    let Some(key) = worker.key(key) else { return false };
+    let value = &[b'v'; VALUE_BYTES];
+    let item =
+        NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false };
+    worker.set(&key, &item, Condition::Always).is_ok()
+}
+
+/// One request through the whole pipeline: a hit, or stored.
+fn serve(engine: &mut Engine<'_, '_>, session: &mut Session, request: &[u8], out: &mut [u8]) -> bool {
+    let mut output = Output { bytes: out, filled: 0 };
+    let served = engine.serve(session, request, &mut output, u32::MAX);
+    served.consumed == request.len() && matches!(output.bytes.first(), Some(b'V' | b'S'))
 }
 
 /// What a store is made of, on the heap.
@@ -224,6 +271,7 @@ impl Memory {
             seed: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             relax: std::hint::spin_loop,
         };
-        Store::new(parts, &options).map_err(|error| anyhow!("making a store of {} bytes: {error:?}", self.limit_bytes))
+        Store::new(parts, &options)
+            .map_err(|error| anyhow!("making a store of {} bytes: {error:?}", self.limit_bytes))
     }
 }

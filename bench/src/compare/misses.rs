@@ -176,7 +176,7 @@ fn misses_at_items(
     items: u64,
 ) -> Result<f64> {
     let wanted_mb = memory_mb * items as f64 / ours.items.max(1) as f64;
-    let low_mb = (wanted_mb.floor() as u64).max(1);
+    let low_mb = (wanted_mb.floor() as u64).max(2);
     let runs = [(Kind::Unbuckle, low_mb), (Kind::Unbuckle, low_mb + 1)];
     let [low, high] = both(setting, trace, runs)?;
     let step = (high.items as f64 - low.items as f64).max(1.0);
