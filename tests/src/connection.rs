@@ -55,7 +55,9 @@ impl Connection {
     }
 
     /// Queues bytes: they leave when [`Connection::flush`] is called.
-    pub fn send(&mut self, bytes: &[u8]) { self.pending.extend_from_slice(bytes); }
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
 
     /// Sends what is queued. A server that has closed meanwhile is noticed when its answer is missing, not here.
     pub fn flush(&mut self) -> Result<()> {
@@ -64,7 +66,9 @@ impl Connection {
         }
         let bytes = std::mem::take(&mut self.pending);
         let sent = match &mut self.wire {
-            Wire::Tcp(stream) if self.transport == Transport::Drip => bytes.chunks(1).try_for_each(|byte| stream.write_all(byte)),
+            Wire::Tcp(stream) if self.transport == Transport::Drip => {
+                bytes.chunks(1).try_for_each(|byte| stream.write_all(byte))
+            }
             Wire::Tcp(stream) => stream.write_all(&bytes),
             Wire::Unix(stream) => stream.write_all(&bytes),
             Wire::Udp(socket) if self.transport == Transport::Datagram => socket.send(&bytes).map(|_| ()),
@@ -77,13 +81,17 @@ impl Connection {
             }
         };
         match sent {
-            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                Ok(())
+            }
             other => other.context("cannot send"),
         }
     }
 
     /// Bytes that have come and not been taken.
-    pub fn untaken(&self) -> &[u8] { self.received.get(self.taken..).unwrap_or_default() }
+    pub fn untaken(&self) -> &[u8] {
+        self.received.get(self.taken..).unwrap_or_default()
+    }
 
     /// Looks at the next byte, waiting for it; `None` when the server has closed.
     pub fn peek(&mut self) -> Result<Option<u8>> {
@@ -97,7 +105,9 @@ impl Connection {
         }
     }
 
-    pub fn take(&mut self) { self.taken += 1; }
+    pub fn take(&mut self) {
+        self.taken += 1;
+    }
 
     /// One read; false at the end of the stream.
     fn receive(&mut self) -> Result<bool> {
@@ -128,7 +138,8 @@ impl Connection {
     }
 
     fn receive_framed(&mut self, datagram: &[u8]) -> Result<()> {
-        let (frame, payload) = datagram.split_at_checked(FRAME_BYTES).context("a datagram without a whole frame came")?;
+        let (frame, payload) =
+            datagram.split_at_checked(FRAME_BYTES).context("a datagram without a whole frame came")?;
         let id = u16::from_be_bytes([frame[0], frame[1]]);
         if id != self.request_id {
             bail!("a reply to request {id} came while {} was asked", self.request_id);

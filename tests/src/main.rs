@@ -21,7 +21,9 @@ struct Wishes {
 fn main() -> Result<std::process::ExitCode> {
     let wishes = wishes(std::env::args().skip(1))?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
-    let wanted = |case: &Case| wishes.filters.is_empty() || wishes.filters.iter().any(|filter| case.name.contains(filter));
+    let wanted = |case: &Case| {
+        wishes.filters.is_empty() || wishes.filters.iter().any(|filter| case.name.contains(filter))
+    };
     let cases: Vec<Case> = read_folder(&folder)?.into_iter().filter(wanted).collect();
     if wishes.list {
         cases.iter().for_each(|case| println!("{}", case.name));
@@ -37,7 +39,12 @@ fn main() -> Result<std::process::ExitCode> {
     let report = suite::run(&cases, &target, &wishes.transports, wishes.jobs);
     for outcome in report.failed() {
         let reason = outcome.result.as_ref().err().map_or("", String::as_str);
-        println!("FAILED {} [{}] (line {})\n       {reason}", outcome.case, outcome.transport.name(), outcome.line);
+        println!(
+            "FAILED {} [{}] (line {})\n       {reason}",
+            outcome.case,
+            outcome.transport.name(),
+            outcome.line
+        );
     }
     report.skipped.iter().for_each(|skipped| println!("SKIPPED {skipped}"));
     let failed_count = report.failed().count();
@@ -48,7 +55,8 @@ fn main() -> Result<std::process::ExitCode> {
 fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes> {
     let mut wishes = Wishes { jobs: 4, ..Wishes::default() };
     while let Some(argument) = arguments.next() {
-        let mut value = |name: &str| arguments.next().with_context(|| format!("{name} needs a value\n{USAGE}"));
+        let mut value =
+            |name: &str| arguments.next().with_context(|| format!("{name} needs a value\n{USAGE}"));
         match argument.as_str() {
             "--target" => wishes.target = Some((value("--target")?, PathBuf::from(value("--target")?))),
             "--transport" => wishes.transports.push(Transport::named(&value("--transport")?)?),

@@ -83,7 +83,10 @@ impl<'s> Player<'s> {
 
     fn connection(&mut self) -> Result<&mut Connection> {
         let name = self.current.clone();
-        self.connections.get_mut(&name).and_then(Option::as_mut).ok_or_else(|| anyhow!("connection {name} is closed"))
+        self.connections
+            .get_mut(&name)
+            .and_then(Option::as_mut)
+            .ok_or_else(|| anyhow!("connection {name} is closed"))
     }
 
     fn switch(&mut self, name: &str) -> Result<()> {
@@ -103,7 +106,9 @@ impl<'s> Player<'s> {
         for piece in pieces {
             match piece {
                 Piece::Bytes(plain) => bytes.extend(plain),
-                Piece::Bound(name) => bytes.extend(self.bound.get(name).with_context(|| format!("<cas:{name}> is not bound"))?),
+                Piece::Bound(name) => {
+                    bytes.extend(self.bound.get(name).with_context(|| format!("<cas:{name}> is not bound"))?);
+                }
                 Piece::Number | Piece::Text => bail!("only <cas:NAME> can be sent"),
             }
         }
@@ -187,8 +192,12 @@ impl<'s> Player<'s> {
         if self.transport == Transport::Datagram {
             return Ok(());
         }
-        let open: Vec<String> =
-            self.connections.iter().filter(|(_, connection)| connection.is_some()).map(|(name, _)| name.clone()).collect();
+        let open: Vec<String> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in open {
             self.current = name.clone();
             self.settle().with_context(|| format!("at the end, on connection {name}"))?;

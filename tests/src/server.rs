@@ -38,10 +38,17 @@ impl Target {
         Target { debug_path: debug.exists().then_some(debug), path, kind: Kind::Memcached }
     }
 
-    pub fn unbuckle(path: PathBuf) -> Target { Target { path, kind: Kind::Unbuckle, debug_path: None } }
+    pub fn unbuckle(path: PathBuf) -> Target {
+        Target { path, kind: Kind::Unbuckle, debug_path: None }
+    }
 
     /// Can its clock be moved?
-    pub fn moves_time(&self) -> bool { self.kind == Kind::Unbuckle || self.debug_path.is_some() }
+    pub fn moves_time(&self) -> bool {
+        match self.kind {
+            Kind::Unbuckle => understands_debug_time(&self.path),
+            Kind::Memcached => self.debug_path.is_some(),
+        }
+    }
 
     fn command(&self, move_time: bool) -> Command {
         let mut command = match (&self.debug_path, move_time) {
@@ -57,6 +64,12 @@ impl Target {
 
 /// Makes Unbuckle understand `debugtime SECONDS`, as memcached's debug build does.
 pub const DEBUG_TIME_FLAG: &str = "--debug-time";
+
+/// Does the server at `path` name that flag in its help?
+pub fn understands_debug_time(path: &Path) -> bool {
+    let help = Command::new(path).arg("-h").stdin(Stdio::null()).output();
+    help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(DEBUG_TIME_FLAG))
+}
 
 /// Where a started server listens.
 #[derive(Clone, Debug)]
@@ -80,7 +93,12 @@ const START_STEP: Duration = Duration::from_millis(4);
 
 impl Server {
     /// Starts `target` for one transport. A port that somebody took meanwhile is replaced by another.
-    pub fn start(target: &Target, options: &[String], transport: Transport, move_time: bool) -> Result<Server> {
+    pub fn start(
+        target: &Target,
+        options: &[String],
+        transport: Transport,
+        move_time: bool,
+    ) -> Result<Server> {
         let mut last = None;
         for _ in 0..5 {
             match Server::try_start(target, options, transport, move_time) {
@@ -91,10 +109,17 @@ impl Server {
         Err(last.context("no attempt was made")?)
     }
 
-    fn try_start(target: &Target, options: &[String], transport: Transport, move_time: bool) -> Result<Server> {
+    fn try_start(
+        target: &Target,
+        options: &[String],
+        transport: Transport,
+        move_time: bool,
+    ) -> Result<Server> {
         let mut command = target.command(move_time);
+        let udp = matches!(transport, Transport::Udp | Transport::Datagram);
         if !options.iter().any(|option| option == "-t") {
-            command.args(["-t", "2"]);
+            // Datagrams of one client may go to different threads: with one, they are served in order.
+            command.args(["-t", if udp { "1" } else { "2" }]);
         }
         command.args(options);
         if target.kind == Kind::Memcached {
@@ -107,7 +132,6 @@ impl Server {
                 Address::Path(scratch.clone())
             }
             Transport::Tcp | Transport::Drip | Transport::Udp | Transport::Datagram => {
-                let udp = matches!(transport, Transport::Udp | Transport::Datagram);
                 let port = free_port(udp)?;
                 command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);
@@ -115,7 +139,8 @@ impl Server {
             }
         };
         let errors = scratch.with_extension("err");
-        let file = std::fs::File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
+        let file =
+            std::fs::File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot start {}", target.path.display()))?;
         let mut server = Server { child, address, errors };
@@ -141,10 +166,14 @@ impl Server {
         bail!("the server did not listen within {START_MAX:?}: {}", self.errors_text());
     }
 
-    pub fn process_id(&self) -> u32 { self.child.id() }
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
 
     /// The status, if the server has ended by itself.
-    pub fn ended(&mut self) -> Option<std::process::ExitStatus> { self.child.try_wait().ok().flatten() }
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
 
     /// What the server wrote to its standard error.
     pub fn errors_text(&self) -> String {
@@ -190,7 +219,10 @@ pub fn unbuckle_path(workspace: &Path) -> Result<PathBuf> {
         return Ok(PathBuf::from(path));
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).args(["build", "--quiet", "--package", "unbuckle"]).current_dir(workspace).status()?;
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--package", "unbuckle"])
+        .current_dir(workspace)
+        .status()?;
     if !status.success() {
         bail!("cargo build --package unbuckle failed");
     }

@@ -34,9 +34,10 @@ impl Transport {
     }
 
     pub fn named(name: &str) -> Result<Transport> {
-        Transport::ALL.into_iter().find(|transport| transport.name() == name).with_context(|| {
-            format!("expected a transport (tcp, drip, unix, udp or datagram), got `{name}`")
-        })
+        Transport::ALL
+            .into_iter()
+            .find(|transport| transport.name() == name)
+            .with_context(|| format!("expected a transport (tcp, drip, unix, udp or datagram), got `{name}`"))
     }
 }
 
@@ -57,9 +58,15 @@ pub enum Step {
     /// The server's clock is moved by so many seconds.
     Time(u32),
     /// Real time passes: only for what no event announces.
-    Wait { ms: u64 },
+    Wait {
+        ms: u64,
+    },
     /// One value of `stats`, or of `stats GROUP`.
-    Stat { group: String, name: String, value: String },
+    Stat {
+        group: String,
+        name: String,
+        value: String,
+    },
 }
 
 /// One conversation with a server of its own.
@@ -83,7 +90,9 @@ const DRIP_BYTES_MAX: usize = 3000;
 
 impl Case {
     /// Does the case need a clock that can be moved?
-    pub fn moves_time(&self) -> bool { self.steps.iter().any(|step| matches!(step, Step::Time(_))) }
+    pub fn moves_time(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Time(_)))
+    }
 
     pub fn fits(&self, transport: Transport) -> bool {
         if !self.transports.is_empty() {
@@ -130,9 +139,11 @@ pub fn read_folder(folder: &Path) -> Result<Vec<Case>> {
     files.sort();
     let mut cases = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let shown = file.strip_prefix(folder).unwrap_or(&file).with_extension("");
-        let found = read(&shown.display().to_string(), &text).with_context(|| format!("in {}", file.display()))?;
+        let found =
+            read(&shown.display().to_string(), &text).with_context(|| format!("in {}", file.display()))?;
         cases.extend(found);
     }
     Ok(cases)
@@ -167,26 +178,33 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Case>> {
             });
         } else if line.is_empty() || line.starts_with('#') {
         } else {
-            let case = cases.last_mut().with_context(|| format!("line {number}: a case starts with `== title`"))?;
+            let case =
+                cases.last_mut().with_context(|| format!("line {number}: a case starts with `== title`"))?;
             read_line(case, &line).with_context(context)?;
         }
     }
     Ok(cases)
 }
 
+/// First and last number, and the lines to repeat.
+type Round = (u64, u64, Vec<(usize, String)>);
+
 /// Repeats what stands between `! for FROM TO` and `! end`, with `{i}` replaced. They do not nest.
 fn unrolled(text: &str) -> Result<Vec<(usize, String)>> {
     let mut lines = Vec::new();
-    let mut round: Option<(u64, u64, Vec<(usize, String)>)> = None;
+    let mut round: Option<Round> = None;
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
         if let Some(bounds) = line.strip_prefix("! for ") {
-            let (from, to) = bounds.split_once(' ').with_context(|| format!("line {number}: expected `! for FROM TO`"))?;
+            let (from, to) =
+                bounds.split_once(' ').with_context(|| format!("line {number}: expected `! for FROM TO`"))?;
             round = Some((from.parse()?, to.parse()?, Vec::new()));
         } else if line == "! end" {
-            let (from, to, body) = round.take().with_context(|| format!("line {number}: `! end` without `! for`"))?;
+            let (from, to, body) =
+                round.take().with_context(|| format!("line {number}: `! end` without `! for`"))?;
             for i in from..=to {
-                lines.extend(body.iter().map(|(number, line)| (*number, line.replace("{i}", &i.to_string()))));
+                lines
+                    .extend(body.iter().map(|(number, line)| (*number, line.replace("{i}", &i.to_string()))));
             }
         } else if let Some((_, _, body)) = &mut round {
             body.push((number, line.to_owned()));
@@ -240,7 +258,9 @@ fn action(text: &str) -> Result<Step> {
         ["abandon"] => Step::Abandon,
         ["time", seconds] => Step::Time(seconds.parse()?),
         ["wait", ms] => Step::Wait { ms: ms.parse()? },
-        ["stat", name, value] => Step::Stat { group: String::new(), name: (*name).into(), value: (*value).into() },
+        ["stat", name, value] => {
+            Step::Stat { group: String::new(), name: (*name).into(), value: (*value).into() }
+        }
         ["stat", group, name, value] => {
             Step::Stat { group: (*group).into(), name: (*name).into(), value: (*value).into() }
         }
@@ -283,7 +303,10 @@ mod tests {
     fn rounds_are_unrolled() {
         let cases = read("x", "== t\n! for 1 3\n> get k{i}\n< END\n! end\n").unwrap();
         assert_eq!(cases[0].steps.len(), 6);
-        assert_eq!(cases[0].steps[4], Step::Send(vec![Piece::Bytes(b"get k3".to_vec()), Piece::Bytes(b"\r\n".to_vec())]));
+        assert_eq!(
+            cases[0].steps[4],
+            Step::Send(vec![Piece::Bytes(b"get k3".to_vec()), Piece::Bytes(b"\r\n".to_vec())])
+        );
     }
 
     #[test]

@@ -13,23 +13,35 @@ fn conforms_over(transport: Transport) {
     let report = suite::run(&cases, &target, &[transport], 4);
     let failed: Vec<String> = report
         .failed()
-        .map(|outcome| format!("{}\n    {}", outcome.case, outcome.result.as_ref().err().map_or("", String::as_str)))
+        .map(|outcome| {
+            format!("{}\n    {}", outcome.case, outcome.result.as_ref().err().map_or("", String::as_str))
+        })
         .collect();
     assert!(report.passed_count() > 0, "no case fits {}", transport.name());
     assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
 }
 
 #[test]
-fn over_tcp() { conforms_over(Transport::Tcp); }
+fn over_tcp() {
+    conforms_over(Transport::Tcp);
+}
 
 #[test]
-fn over_tcp_byte_by_byte() { conforms_over(Transport::Drip); }
+fn over_tcp_byte_by_byte() {
+    conforms_over(Transport::Drip);
+}
 
 #[test]
-fn over_unix_sockets() { conforms_over(Transport::Unix); }
+fn over_unix_sockets() {
+    conforms_over(Transport::Unix);
+}
 
 #[test]
-fn over_udp() { conforms_over(Transport::Udp); }
+fn over_udp() {
+    conforms_over(Transport::Udp);
+}
 
 #[test]
-fn udp_frames() { conforms_over(Transport::Datagram); }
+fn udp_frames() {
+    conforms_over(Transport::Datagram);
+}
