@@ -1,24 +1,54 @@
-//! The request pipeline: decode -> process -> reply, and the counters.
+//! The request pipeline: decode, process, reply; and the counters.
 //!
-//! CONTRACT for the doors; bodies follow.
+//! [`Engine::serve`] takes the bytes that a connection has received, answers every complete request among them into the
+//! door's buffer, and says why it came back. It owns no socket, no buffer and no clock, and never blocks.
+//!
+//! What a call promises:
+//! - Replies come in the order of the requests, byte for byte as memcached 1.6.45 sends them.
+//! - Work per call is bounded by the input, the output and `limit`. Nothing is allocated.
+//! - A request is consumed when it is answered, except that a value longer than
+//!   [`Worker::inline_value_bytes_max`] is consumed as it arrives, and a `get` line key by key once it has been seen to
+//!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
+//! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
+//!
+//! Where a hit is: `classic/retrieval.rs`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
-#![allow(unused, dead_code, clippy::unimplemented)]
-use core::marker::PhantomData;
-use unbuckle_store::{Store, Worker};
+
+#[cfg(any(test, fuzzing))]
+extern crate std;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod check;
+mod classic;
+mod counters;
+mod expiry;
+mod session;
+
+pub use counters::{Counter, Counters};
+pub use session::Session;
+
+use core::ops::ControlFlow;
+use expiry::Clock;
+use session::Phase;
+use unbuckle_store::Worker;
+
+/// An output of at least this many free bytes always lets `serve` make progress (one whole inline value and its header).
+pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
+/// Unconsumed input that a door must be able to hold: the longest line that is waited for, or a line and an inline value.
+pub const INPUT_BYTES_MIN: usize = unbuckle_wire::text::STREAM_BYTES_MIN;
+
+/// Values that a read-modify-write reads: inline ones, with the spare word that copies need.
+const SCRATCH_BYTES: usize = (16 << 10) + 64;
 
 /// Engine settings that a door fixes at start.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// `-C`: replies carry CAS 0 and items draw none.
+    /// False is `-C`: replies carry CAS 0, and no `cas` succeeds.
     pub cas: bool,
-    /// `-F`: flush_all is refused.
+    /// False is `-F`: flush_all is refused.
     pub flush_enabled: bool,
 }
-
-/// One connection's protocol state between calls: a value being received, bytes to swallow, a multi-get or a pinned
-/// value under way. Plain data of at most ~128 bytes; holds no input.
-#[derive(Debug, Default)]
-pub struct Session(());
 
 /// Where replies go: the door's buffer and how much of it is filled.
 #[derive(Debug)]
@@ -26,8 +56,29 @@ pub struct Output<'b> {
     pub bytes: &'b mut [u8],
     pub filled: usize,
 }
-/// An output of at least this many free bytes always lets `serve` make progress (one whole inline value and its header).
-pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
+
+impl Output<'_> {
+    #[inline(always)]
+    fn free(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn room(&self) -> usize {
+        self.bytes.len().saturating_sub(self.filled)
+    }
+
+    /// Appends a constant reply; callers have made sure that it fits.
+    #[inline]
+    fn put(&mut self, reply: &[u8]) {
+        let place = self.free().get_mut(..reply.len());
+        debug_assert!(place.is_some(), "no room for a reply");
+        if let Some(place) = place {
+            place.copy_from_slice(reply);
+            self.filled = self.filled.wrapping_add(reply.len());
+        }
+    }
+}
 
 /// Why `serve` came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,39 +91,136 @@ pub enum Next {
     Yield,
     /// Close after sending the output.
     Close,
-    /// The line `input[consumed..consumed+len]` (without its line end; `skip` = bytes to consume after answering) is an
-    /// administrative command for the door to answer: stats, verbosity, cache_memlimit, shutdown, slabs, lru, lru_crawler,
-    /// watch, ... The door writes its reply, consumes `skip` bytes and calls again.
+    /// The line `input[consumed..consumed + len]` (without its line end; `skip` = bytes to consume after answering) is
+    /// an administrative command for the door to answer: stats, verbosity, cache_memlimit, shutdown, slabs, lru,
+    /// lru_crawler, watch, ... The door writes its reply, consumes `skip` bytes and calls again.
     Admin { len: usize, skip: usize },
 }
+
+/// What a call came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Served {
+    /// Bytes of the input that are done with.
     pub consumed: usize,
+    /// Requests that were completed.
     pub requests: u32,
     pub next: Next,
 }
 
-/// One thread's pipeline. Counters are this thread's own; the door sums them over threads.
-#[derive(Debug)]
-pub struct Engine<'s, 'r>(PhantomData<(&'s (), &'r ())>);
-
-impl<'s, 'r> Engine<'s, 'r> {
-    pub fn new(worker: Worker<'s, 'r>, settings: Settings) -> Self { Engine(PhantomData) }
-    /// Seconds since the region was made, and the wall clock at which it was made (unix seconds): for absolute expiry.
-    pub fn now_set(&mut self, now_s: u32, region_made_unix_s: u64) {}
-    /// Serves requests from `input` until it ends, `output` is full or `limit` requests are done.
-    pub fn serve(&mut self, session: &mut Session, input: &[u8], output: &mut Output<'_>, limit: u32) -> Served { unimplemented!() }
-    /// The door could not send the last `bytes` of the output: gives back how many of them (0..=bytes) the engine will
-    /// produce again by itself (the tail that belongs to a pinned value under way); the door parks the rest.
-    pub fn unsend(&mut self, session: &mut Session, bytes: usize) -> usize { 0 }
-    /// The connection is gone: releases what the session holds (upload, pin).
-    pub fn end(&mut self, session: &mut Session) {}
-    /// This thread's counters.
-    pub fn counters(&self) -> &Counters { unimplemented!() }
-    /// One bounded step of background work; true if there is more.
-    pub fn maintain(&mut self) -> bool { false }
+/// One call of `serve`: where it reads, where it writes, how far it has come.
+struct Turn<'i, 'o, 'b> {
+    input: &'i [u8],
+    /// Everything in front of this is consumed.
+    at: usize,
+    output: &'o mut Output<'b>,
+    requests: u32,
+    limit: u32,
+    /// How much of the output was filled when the `get` line under way began; `None` when that was in an earlier call,
+    /// so that a part of its reply may have been sent.
+    line_filled: Option<usize>,
 }
 
-/// Names as in `stats`. The owner stores with relaxed atomics, anyone loads.
-#[derive(Debug, Default)]
-pub struct Counters {}
+impl<'i> Turn<'i, '_, '_> {
+    #[inline(always)]
+    fn rest(&self) -> &'i [u8] {
+        self.input.get(self.at..).unwrap_or_default()
+    }
+
+    /// Consumes a request's last bytes and answers it, unless no reply was asked for. The caller has made sure of room.
+    #[inline]
+    fn finish(&mut self, bytes: usize, reply: &[u8], noreply: bool) {
+        self.at = self.at.wrapping_add(bytes);
+        self.requests = self.requests.wrapping_add(1);
+        if !noreply {
+            self.output.put(reply);
+        }
+    }
+}
+
+/// Whether to go on, or why not.
+type Step = ControlFlow<Next>;
+
+/// One thread's pipeline.
+#[derive(Debug)]
+pub struct Engine<'s, 'r> {
+    worker: Worker<'s, 'r>,
+    settings: Settings,
+    clock: Clock,
+    counters: &'s Counters,
+    scratch: [u8; SCRATCH_BYTES],
+}
+
+impl<'s, 'r> Engine<'s, 'r> {
+    /// `counters` are this thread's own; the door keeps them where it can sum them over threads.
+    #[must_use]
+    pub fn new(worker: Worker<'s, 'r>, settings: Settings, counters: &'s Counters) -> Self {
+        Self { worker, settings, clock: Clock::default(), counters, scratch: [0; SCRATCH_BYTES] }
+    }
+
+    /// Seconds since the region was made, and the wall clock at which it was made (unix seconds): for absolute expiry.
+    pub fn now_set(&mut self, now_s: u32, region_made_unix_s: u64) {
+        self.clock = Clock { now_s, region_made_unix_s };
+        self.worker.now_set(now_s);
+    }
+
+    /// Serves requests from `input` until it ends, `output` is full or `limit` requests are done.
+    pub fn serve(
+        &mut self,
+        session: &mut Session,
+        input: &[u8],
+        output: &mut Output<'_>,
+        limit: u32,
+    ) -> Served {
+        let mut turn = Turn { input, at: 0, output, requests: 0, limit, line_filled: None };
+        loop {
+            let step = match session.phase {
+                Phase::Idle => self.request(session, &mut turn),
+                Phase::Keys => self.keys(session, &mut turn),
+                Phase::Sending => self.send(session, &mut turn),
+                Phase::Receiving => self.receive(session, &mut turn),
+                Phase::SwallowBlock => Self::swallow_block(session, &mut turn),
+                Phase::SwallowLine => Self::swallow_line(session, &mut turn),
+            };
+            if let ControlFlow::Break(next) = step {
+                return Served { consumed: turn.at, requests: turn.requests, next };
+            }
+        }
+    }
+
+    /// The door could not send the last `bytes` of the output: gives back how many of them (0..=bytes) the engine will
+    /// produce again by itself (the tail that belongs to a pinned value under way); the door parks the rest.
+    pub fn unsend(&mut self, session: &mut Session, bytes: usize) -> usize {
+        let Some(sending) = session.sending.as_mut() else { return 0 };
+        let again = usize::try_from(sending.offset).unwrap_or(usize::MAX).min(bytes);
+        sending.offset = sending.offset.wrapping_sub(again as u64);
+        again
+    }
+
+    /// The connection is gone: releases what the session holds (upload, pin), and leaves it as new.
+    pub fn end(&mut self, session: &mut Session) {
+        let held = core::mem::take(session);
+        if let Some(sending) = held.sending {
+            self.worker.unpin(sending.pin);
+        }
+        if let Some(receiving) = held.receiving {
+            self.worker.abort_upload(receiving.upload);
+        }
+    }
+
+    /// This thread's counters.
+    #[must_use]
+    pub fn counters(&self) -> &'s Counters {
+        self.counters
+    }
+
+    /// The store's side of this thread.
+    #[must_use]
+    pub fn worker(&self) -> &Worker<'s, 'r> {
+        &self.worker
+    }
+
+    /// One bounded step of background work; true if there is more.
+    pub fn maintain(&mut self) -> bool {
+        self.worker.maintain()
+    }
+}

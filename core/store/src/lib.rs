@@ -1,120 +1,433 @@
 //! The storage engine over the region: log, index, eviction, expiry, CAS.
 //!
-//! CONTRACT (signatures are what the engine builds on; bodies follow).
+//! What it promises: a read takes no lock and executes no locked instruction; a write holds one stripe's lock for a
+//! bounded time and never while memory is taken; no request does unbounded work; nothing here panics, allocates or
+//! knows a clock, a thread or a socket. All memory comes from the door, as do the time and the way to wait.
+//!
+//! One module, one subject: [`log`] where records are written, [`read`] and [`write`] what requests do, [`insert`] and
+//! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] large values, [`pages`] and
+//! [`queue`] the memory beneath.
 #![no_std]
-#![allow(unused, dead_code, clippy::unimplemented, clippy::todo)]
 
-use core::marker::PhantomData;
+mod access;
+mod chunks;
+mod counts;
+mod crawl;
+mod grow;
+mod insert;
+mod lock;
+mod log;
+mod pages;
+mod queue;
+mod read;
+mod reclaim;
+mod write;
+
+pub use chunks::{Pin, Upload};
+pub use counts::{Counts, WorkerCounts};
+pub use pages::Page;
+
+use access::Access;
+use lock::{Guard, Lock};
+use unbuckle_layout::item::{Head, option};
+use unbuckle_layout::region::Region;
+use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};
+use unbuckle_layout::{KEY_BYTES_MAX, bytes, hash, header, index, item};
 
 /// What a store is made with. Sizes in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Everything in the region counts against this (`-m`).
     pub limit_bytes: u64,
-    /// Largest item (`-I`), key, value and metadata together, as memcached counts.
+    /// Largest item (`-I`), key, value and metadata together, as memcached counts them.
     pub item_bytes_max: u64,
     /// False is `-M`: a full store answers `OutOfMemory` instead of evicting.
     pub evict: bool,
-    /// Worker threads that will call [`Store::worker`].
-    pub workers: usize,
-    /// Drawn at random by the door.
+    /// The hash seed, drawn at random by the door.
     pub seed: [u64; 2],
+    /// What a thread does that has waited a while for another: yield the processor, or nothing.
+    pub relax: fn(),
 }
 
-/// Shared by all workers. `Sync`.
+/// The memory that a store is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'r> {
+    /// The region: zeroed, at least `limit_bytes`, page-aligned or not. More allows a higher limit later.
+    pub words: &'r [AtomicU64],
+    /// One for each page of the region: see [`page_bytes`].
+    pub pages: &'r [Page],
+    /// Exactly [`STRIPES`] of them.
+    pub stripes: &'r [Stripe],
+    /// One for each worker.
+    pub workers: &'r [WorkerCounts],
+}
+
+/// How many [`Stripe`]s a store has.
+pub const STRIPES: usize = index::STRIPES as usize;
+
+/// Why a store can't be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// The limit is below [`LIMIT_BYTES_MIN`] or beyond the region.
+    Limit,
+    /// A side table has the wrong length.
+    Tables,
+}
+
+/// Smallest limit: sixteen of the smallest pages.
+pub const LIMIT_BYTES_MIN: u64 = 1 << 20;
+
+/// log2 of the page size of a store with this limit: a 256th of it, between 64 KiB and 1 MiB, so that
+/// half-filled pages don't eat a small cache.
+pub fn page_bytes_log2(limit_bytes: u64) -> u32 {
+    let log2 = 63u32.saturating_sub(limit_bytes.max(1).leading_zeros());
+    log2.saturating_sub(8).clamp(header::PAGE_BYTES_LOG2_MIN, header::PAGE_BYTES_LOG2_MAX)
+}
+
+/// A part of the index: its lock, and what it holds. Its fields change under the lock.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Stripe {
+    lock: Lock,
+    items: AtomicU32,
+    record_words: AtomicU64,
+}
+
+impl Stripe {
+    #[inline]
+    fn items(&self) -> u32 {
+        self.items.load(Ordering::Relaxed)
+    }
+
+    /// Notes records linked and dropped.
+    #[inline]
+    fn account(&self, linked_words: u32, dropped_words: u32, items: i32) {
+        let words = self.record_words.load(Ordering::Relaxed);
+        let words = words.wrapping_add(u64::from(linked_words)).wrapping_sub(u64::from(dropped_words));
+        self.record_words.store(words, Ordering::Relaxed);
+        self.items.store(self.items().wrapping_add_signed(items), Ordering::Relaxed);
+    }
+}
+
+/// The store, shared by all workers.
 #[derive(Debug)]
-pub struct Store<'r>(PhantomData<&'r ()>);
+pub struct Store<'r> {
+    region: Region<'r>,
+    pages: &'r [Page],
+    stripes: &'r [Stripe; STRIPES],
+    workers: &'r [WorkerCounts],
+    evict: bool,
+    relax: fn(),
+    item_bytes_max: u64,
+    inline_value_bytes_max: usize,
+    record_words_max: u32,
+    span_words: u32,
+    pool: pages::Pool,
+    queues: [queue::Queue; 2],
+    reclaim: reclaim::Reclaim,
+    crawl: crawl::Crawl,
+    sweep: crawl::Sweep,
+    chunks: chunks::Chunks,
+    grow_lock: Lock,
+    flush_lock: Lock,
+    next_stamp: AtomicU64,
+    index_pages: AtomicU32,
+}
 
 impl<'r> Store<'r> {
-    /// A worker of its own for each thread: spans, CAS range and counters that no other thread touches.
-    pub fn worker(&self, index: usize) -> Worker<'_, 'r> { unimplemented!() }
-    /// A key of 1..=250 bytes with its hash; `None` for other lengths.
-    pub fn key<'k>(&self, bytes: &'k [u8]) -> Option<Key<'k>> { unimplemented!() }
-    pub fn gauges(&self) -> Gauges { unimplemented!() }
-    /// `cache_memlimit`; `Err` when the region's reserved address space is smaller.
-    pub fn limit_bytes_set(&self, bytes: u64) -> Result<(), ()> { unimplemented!() }
-    pub fn item_bytes_max(&self) -> u64 { unimplemented!() }
+    /// Makes a store over memory that holds none yet.
+    pub fn new(parts: Parts<'r>, options: &Options) -> Result<Store<'r>, Unusable> {
+        let log2 = page_bytes_log2(options.limit_bytes);
+        let region = Region::new(parts.words, log2, options.seed);
+        let limit = options.limit_bytes >> log2;
+        if options.limit_bytes < LIMIT_BYTES_MIN || limit > u64::from(region.pages()) {
+            return Err(Unusable::Limit);
+        }
+        let stripes = parts.stripes.first_chunk::<STRIPES>().ok_or(Unusable::Tables)?;
+        if parts.pages.len() < region.pages() as usize || parts.workers.is_empty() {
+            return Err(Unusable::Tables);
+        }
+        let page_bytes = 1usize << log2;
+        let store = Store {
+            region,
+            pages: parts.pages.get(..region.pages() as usize).unwrap_or(&[]),
+            stripes,
+            workers: parts.workers,
+            evict: options.evict,
+            relax: options.relax,
+            item_bytes_max: options.item_bytes_max,
+            inline_value_bytes_max: (page_bytes / 8).min(16 << 10),
+            record_words_max: region.page_words() / 4,
+            span_words: region.page_words() / 16,
+            pool: pages::Pool::default(),
+            queues: Default::default(),
+            reclaim: Default::default(),
+            crawl: Default::default(),
+            sweep: Default::default(),
+            chunks: Default::default(),
+            grow_lock: Lock::default(),
+            flush_lock: Lock::default(),
+            next_stamp: AtomicU64::new(1 << item::SEQUENCE_BITS),
+            index_pages: AtomicU32::new(0),
+        };
+        store.pool.begin(store.pages, limit as u32);
+        store.write_header(log2);
+        store.make_index()?;
+        Ok(store)
+    }
+
+    fn write_header(&self, page_bytes_log2: u32) {
+        let region = &self.region;
+        let [seed0, seed1] = region.seed();
+        region.store(header::FORMAT, header::FORMAT_VERSION | u64::from(page_bytes_log2) << 32);
+        region.store(header::SEED, seed0);
+        region.store(header::SEED + 1, seed1);
+        region.store_release(header::MAGIC_AT, header::MAGIC);
+    }
+
+    /// The first lines. They fit one page of any size.
+    fn make_index(&self) -> Result<(), Unusable> {
+        let page = self.pool.take(self.pages, pages::Use::Index, 0, self.relax).ok_or(Unusable::Limit)?;
+        self.region.store(header::DIRECTORY, u64::from(page));
+        self.index_pages.store(1, Ordering::Relaxed);
+        self.region.store_release(header::LINES, index::LINES_MIN);
+        Ok(())
+    }
+
+    /// A worker of its own for each thread: spans, a range of CAS values and counters that no other touches.
+    /// `index` must be below the number of workers, and used once.
+    pub fn worker(&self, index: usize) -> Option<Worker<'_, 'r>> {
+        let counts = self.workers.get(index)?;
+        Some(Worker {
+            store: self,
+            counts,
+            spans: Default::default(),
+            stamps: (0, 0),
+            now_s: 2,
+            key_scratch: Default::default(),
+        })
+    }
+
+    /// A key of 1 to 250 bytes with its hash; `None` for other lengths.
+    #[inline]
+    pub fn key<'k>(&self, bytes: &'k [u8]) -> Option<Key<'k>> {
+        if bytes.is_empty() || bytes.len() > KEY_BYTES_MAX {
+            return None;
+        }
+        Some(Key { bytes, hash: hash::hash(self.region.seed(), bytes) })
+    }
+
+    /// Levels, for `stats`.
+    pub fn gauges(&self) -> Gauges {
+        let sum = |value: fn(&Stripe) -> u64| {
+            self.stripes.iter().fold(0u64, |sum, stripe| sum.wrapping_add(value(stripe)))
+        };
+        let page_bytes = 1u64 << (self.region.page_words_log2() + 3);
+        let lines = self.region.load(header::LINES);
+        Gauges {
+            limit_bytes: self.limit_bytes(),
+            item_bytes: sum(|stripe| stripe.record_words.load(Ordering::Relaxed)) * 8,
+            items: sum(|stripe| u64::from(stripe.items())),
+            index_lines: lines,
+            index_bytes: u64::from(self.index_pages.load(Ordering::Relaxed)) * page_bytes,
+            pages_total: u64::from(self.pool.limit()),
+            pages_free: u64::from(self.pool.free()),
+            pages_small: u64::from(self.queues[0].pages()),
+            pages_main: u64::from(self.queues[1].pages()),
+            page_bytes,
+            pinned_bytes: self.chunks.pinned_bytes(),
+        }
+    }
+
+    /// What was counted so far, by all workers.
+    pub fn counts(&self) -> Counts {
+        Counts::sum(self.workers)
+    }
+
+    /// The limit, bytes: whole pages.
+    pub fn limit_bytes(&self) -> u64 {
+        u64::from(self.pool.limit()) << (self.region.page_words_log2() + 3)
+    }
+
+    /// Moves the limit (`cache_memlimit`); memory in use above it is given back by [`Worker::maintain`].
+    pub fn limit_bytes_set(&self, bytes: u64) -> Result<(), Unusable> {
+        let pages = bytes >> (self.region.page_words_log2() + 3);
+        if bytes < LIMIT_BYTES_MIN || pages > u64::from(self.region.pages()) {
+            return Err(Unusable::Limit);
+        }
+        self.pool.limit_set(pages as u32);
+        Ok(())
+    }
+
+    /// Largest item, bytes, as memcached counts.
+    pub fn item_bytes_max(&self) -> u64 {
+        self.item_bytes_max
+    }
+
+    /// Whether an item of these lengths is allowed. The sum is memcached's, so that the same items fit: 48 bytes
+    /// of header, 8 of CAS, the key's terminator and the value's line end.
+    pub fn fits(&self, key_len: usize, value_len: u64) -> bool {
+        const OVERHEAD: u64 = 48 + 8 + 1 + 2;
+        value_len.saturating_add(key_len as u64 + OVERHEAD) <= self.item_bytes_max
+    }
+
+    #[inline(always)]
+    fn stripe(&self, number: u64) -> &'r Stripe {
+        &self.stripes[(number & (index::STRIPES - 1)) as usize]
+    }
+
+    #[inline]
+    fn lock_stripe(&self, hash: u64) -> Guard<'r> {
+        self.stripe(hash).lock.lock(self.relax)
+    }
+
+    /// Items that a line should hold, in sixteenths, when the index has `lines` lines. A small index
+    /// is kept emptier: its stripes differ more.
+    #[inline]
+    fn line_items_target(&self, lines: u64) -> u64 {
+        if lines < 16 * index::LINES_MIN { 80 } else { 102 }
+    }
+
+    fn index_is_sparse(&self) -> bool {
+        let lines = self.region.load(header::LINES);
+        let items = self.stripes.iter().fold(0u64, |sum, stripe| sum + u64::from(stripe.items()));
+        lines > index::LINES_MIN && items * 16 < lines * self.line_items_target(lines) / 2
+    }
 }
 
 /// Levels, read for `stats`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Gauges {
     pub limit_bytes: u64,
-    /// Keys, values and metadata of live items.
+    /// Keys, values and metadata of live items, rounded up to words; the chunks of large values not included.
     pub item_bytes: u64,
     pub items: u64,
+    /// Lines of eight slots each.
+    pub index_lines: u64,
     pub index_bytes: u64,
-    /// log2 of the number of index slots, rounded down.
-    pub index_power: u32,
     pub pages_total: u64,
     pub pages_free: u64,
+    /// Log pages of the small queue, and of the main one.
+    pub pages_small: u64,
+    pub pages_main: u64,
     pub page_bytes: u64,
     pub pinned_bytes: u64,
 }
 
-/// What the store counts, summed over workers. All u64, monotone; cleared by `stats reset` (the door keeps the base).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    pub total_items: u64,
-    pub evictions: u64,
-    pub evicted_unfetched: u64,
-    pub evicted_active: u64,
-    pub expired_unfetched: u64,
-    pub reclaimed: u64,
-    pub crawler_reclaimed: u64,
-    pub crawler_items_checked: u64,
-    pub index_evictions: u64,
-    pub relocated: u64,
-    pub read_retries: u64,
-    pub corrupt: u64,
-    pub out_of_memory: u64,
-}
-
+/// A key and its hash.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'k> {
     bytes: &'k [u8],
     hash: u64,
 }
 
-/// Expiry in whole seconds since the region was made; `NEVER` is no expiry. The engine converts from the wire's forms.
+impl<'k> Key<'k> {
+    /// The key's bytes.
+    #[inline]
+    pub fn bytes(&self) -> &'k [u8] {
+        self.bytes
+    }
+}
+
+/// Expiry in whole seconds since the region was made. The engine converts from the wire's forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry(pub u32);
+
 impl Expiry {
+    /// No expiry.
     pub const NEVER: Expiry = Expiry(0);
-    /// Already past: stored and at once dead, as memcached does with a negative exptime.
+    /// Already past: stored and at once dead, as memcached does with a negative exptime. (Time begins at 2.)
     pub const PAST: Expiry = Expiry(1);
 }
 
-/// A live item as a reader sees it, before validation. Only valid inside the closure that it is handed to.
+/// A live item as a reader sees it, before validation. Only good inside the closure that it is handed to.
 #[derive(Clone, Copy, Debug)]
-pub struct Item<'a>(PhantomData<&'a ()>);
-impl Item<'_> {
-    pub fn flags(&self) -> u32 { 0 }
-    pub fn cas(&self) -> u64 { 0 }
-    pub fn value_len(&self) -> usize { 0 }
-    pub fn expiry(&self) -> Expiry { Expiry::NEVER }
-    /// Seconds since the region was made.
-    pub fn stored_s(&self) -> u32 { 0 }
-    pub fn accessed_s(&self) -> u32 { 0 }
-    pub fn fetched(&self) -> bool { false }
-    pub fn stale(&self) -> bool { false }
-    pub fn win_token_sent(&self) -> bool { false }
-    /// Kept in chunks: read through [`Worker::pin`], never by `copy_value`.
-    pub fn is_large(&self) -> bool { false }
-    /// Copies the whole value to the front of `out`. `out` must have 8 spare bytes beyond the value
-    /// (copies are whole words); returns false (and nothing usable) if it has not, or if the item is large.
-    pub fn copy_value(&self, out: &mut [u8]) -> bool { false }
+pub struct Item<'a> {
+    words: &'a [AtomicU64],
+    head: Head,
+    access: Access,
+    now_s: u32,
 }
 
-/// What a hit does to the item's usage mark.
+impl Item<'_> {
+    #[inline]
+    pub fn flags(&self) -> u32 {
+        self.head.flags
+    }
+
+    #[inline]
+    pub fn cas(&self) -> u64 {
+        self.head.cas
+    }
+
+    /// Length of the value, bytes.
+    #[inline]
+    pub fn value_len(&self) -> usize {
+        if self.is_large() { chunks::large_value_len(self) } else { self.head.value_len as usize }
+    }
+
+    pub fn key_len(&self) -> usize {
+        usize::from(self.head.key_len)
+    }
+
+    #[inline]
+    pub fn expiry(&self) -> Expiry {
+        Expiry(self.head.expiry)
+    }
+
+    /// When it was stored, seconds since the region was made.
+    pub fn stored_s(&self) -> u32 {
+        self.head.stored_s()
+    }
+
+    /// When it was last fetched (stored, if never), to 64 s, for a quarter of an hour back.
+    pub fn accessed_s(&self) -> u32 {
+        self.access.accessed_s(self.head.stored_s(), self.now_s)
+    }
+
+    /// Whether it was ever fetched, not counting now.
+    pub fn fetched(&self) -> bool {
+        self.access.fetched()
+    }
+
+    pub fn stale(&self) -> bool {
+        self.head.has(option::STALE)
+    }
+
+    pub fn win_token_sent(&self) -> bool {
+        self.head.has(option::WIN_TOKEN_SENT)
+    }
+
+    /// Kept in chunks: read through [`Worker::pin`], never by `copy_value`.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.head.has(option::LARGE)
+    }
+
+    /// Copies the whole value to the front of `out`, in whole words: `out` must have the value's length rounded up to 8.
+    /// Returns false (and nothing usable) if it has not, or if the item is large.
+    #[inline]
+    pub fn copy_value(&self, out: &mut [u8]) -> bool {
+        !self.is_large()
+            && bytes::copy_out(self.words, self.head.value_start(), self.head.value_len as usize, out)
+    }
+
+    /// Copies the key to the front of `out`, likewise.
+    pub fn copy_key(&self, out: &mut [u8]) -> bool {
+        bytes::copy_out(self.words, self.head.key_start(), self.key_len(), out)
+    }
+}
+
+/// What a hit does to the item's access mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// Counts as use: raises its frequency, sets fetched and last access.
     Used,
-    /// Leaves no trace (meta `k`eep-LRU reads, metadump).
+    /// Leaves no trace (meta reads that keep the LRU as it is, metadump).
     None,
 }
 
+/// What must hold for an item to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     Always,
@@ -128,7 +441,9 @@ pub enum Condition {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    Stored { cas: u64 },
+    Stored {
+        cas: u64,
+    },
     /// Condition Absent or Present did not hold.
     NotStored,
     /// Condition Cas: there, but with another CAS.
@@ -137,12 +452,14 @@ pub enum Stored {
     NotFound,
 }
 
+/// Why nothing was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     TooLarge,
     OutOfMemory,
 }
 
+/// What to store under a key.
 #[derive(Clone, Copy, Debug)]
 pub struct NewItem<'a> {
     pub flags: u32,
@@ -150,12 +467,11 @@ pub struct NewItem<'a> {
     pub value: &'a [u8],
     /// `Some` sets the CAS to exactly this (meta `E`); `None` draws the next.
     pub cas: Option<u64>,
-    /// Meta `I` stores can leave an item stale.
     pub stale: bool,
     pub win_token_sent: bool,
 }
 
-/// How [`Worker::rewrite`] changes an item: the new value is `before` + (the old value if `keep`) + `after`.
+/// How [`Worker::rewrite`] changes an item: the new value is `before`, the old value if `keep`, `after`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewrite<'a> {
     pub before: &'a [u8],
@@ -163,23 +479,28 @@ pub struct Rewrite<'a> {
     pub after: &'a [u8],
     /// `None` leaves it.
     pub expiry: Option<Expiry>,
+    /// `None` leaves them.
     pub flags: Option<u32>,
     pub cas: RewriteCas,
     pub stale: bool,
     pub win_token_sent: bool,
 }
+
+/// What a rewrite does to the CAS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RewriteCas {
-    /// Touch and the meta marks: the item keeps its CAS.
+    /// Touch and the meta marks: the item keeps its CAS. Only for changes that keep the value.
     Keep,
-    /// Draw the next.
+    /// Draws the next.
     Next,
     Exactly(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewritten<T> {
-    Done { cas: u64 },
+    Done {
+        cas: u64,
+    },
     NotFound,
     /// The closure declined, with its reason; nothing changed.
     Declined(T),
@@ -194,73 +515,74 @@ pub enum Deleted {
     Exists,
 }
 
-/// A large value being received: takes chunks as its bytes arrive. Must be given to `finish_upload` or `abort_upload`.
+/// A key on its way from one place in the log to another.
 #[derive(Debug)]
-pub struct Upload(());
-impl Upload {
-    /// Bytes still to come.
-    pub fn remaining(&self) -> u64 { 0 }
-}
+struct KeyScratch([u8; 256]);
 
-/// A large value that stays readable until unpinned. Must be given back to `unpin`.
-#[derive(Debug)]
-pub struct Pin(());
-impl Pin {
-    pub fn value_len(&self) -> u64 { 0 }
+impl Default for KeyScratch {
+    fn default() -> KeyScratch {
+        KeyScratch([0; 256])
+    }
 }
 
 /// One thread's hands on the store. Not `Sync`.
 #[derive(Debug)]
-pub struct Worker<'s, 'r>(PhantomData<(&'s (), &'r ())>);
+pub struct Worker<'s, 'r> {
+    store: &'s Store<'r>,
+    counts: &'r WorkerCounts,
+    spans: [log::Span; 2],
+    /// Stamps drawn and not used yet.
+    stamps: (u64, u64),
+    now_s: u32,
+    key_scratch: KeyScratch,
+}
 
 impl<'s, 'r> Worker<'s, 'r> {
+    /// Seconds since the region was made, counted from 2; the door sets it once a batch.
+    #[inline]
+    pub fn now_set(&mut self, now_s: u32) {
+        self.now_s = now_s.max(2);
+    }
+
+    #[inline]
+    pub fn now_s(&self) -> u32 {
+        self.now_s
+    }
+
+    /// See [`Store::key`].
+    #[inline]
+    pub fn key<'k>(&self, bytes: &'k [u8]) -> Option<Key<'k>> {
+        self.store.key(bytes)
+    }
+
+    /// The store that this worker works on.
+    pub fn store(&self) -> &'s Store<'r> {
+        self.store
+    }
+
     /// Values up to this many bytes are inline: `set` takes them whole. Longer ones go through an [`Upload`].
-    pub fn inline_value_bytes_max(&self) -> usize { 16 << 10 }
-    /// Seconds since the region was made; the door calls it once a batch.
-    pub fn now_set(&mut self, now_s: u32) { unimplemented!() }
-    pub fn now_s(&self) -> u32 { unimplemented!() }
-    pub fn key<'k>(&self, bytes: &'k [u8]) -> Option<Key<'k>> { unimplemented!() }
+    #[inline]
+    pub fn inline_value_bytes_max(&self) -> usize {
+        self.store.inline_value_bytes_max
+    }
 
-    /// Hints for a batch: first the index line of every key, then the item of every key, then `get` of every key.
-    pub fn prefetch_line(&self, key: &Key<'_>) {}
-    pub fn prefetch_item(&self, key: &Key<'_>) {}
+    /// See [`Store::item_bytes_max`].
+    pub fn item_bytes_max(&self) -> u64 {
+        self.store.item_bytes_max
+    }
 
-    /// Looks `key` up and hands the live item to `read`; what `read` returned stands only if the item was not
-    /// changed meanwhile, otherwise `read` is called again (so it must start over each time). `None` is a miss.
-    /// A hit leaves `mark` behind. No locked instruction is executed on the common path.
-    pub fn get<T>(&mut self, key: &Key<'_>, mark: Mark, read: impl FnMut(&Item<'_>) -> T) -> Option<T> { unimplemented!() }
-
-    pub fn set(&mut self, key: &Key<'_>, item: &NewItem<'_>, condition: Condition) -> Result<Stored, Refused> { unimplemented!() }
-    /// Read, decide, replace as one step (append, prepend, incr, decr, touch, meta marks). `change` may run more than once.
-    /// It sees the item (whose value it may copy out) and returns the change, or declines with a reason.
-    /// The slices of the returned `Rewrite` may borrow from a buffer outside that `change` fills: hence the two lifetimes
-    /// are kept apart by passing `scratch` through.
-    pub fn rewrite<T>(
-        &mut self,
-        key: &Key<'_>,
-        scratch: &mut [u8],
-        change: impl for<'x> FnMut(&Item<'_>, &'x mut [u8]) -> Result<Rewrite<'x>, T>,
-    ) -> Rewritten<T> { unimplemented!() }
-    /// Deletes; with `cas`, only the item that has it.
-    pub fn delete(&mut self, key: &Key<'_>, cas: Option<u64>) -> Deleted { unimplemented!() }
-    /// Everything stored before now is dead (`at` None), or will be when `at` (seconds since the region was made) comes.
-    pub fn flush(&mut self, at: Option<u32>) {}
-
-    pub fn begin_upload(&mut self, key_len: usize, value_len: u64) -> Result<Upload, Refused> { unimplemented!() }
-    /// Appends as much as it may; on `Refused` the caller aborts and swallows the rest.
-    pub fn upload(&mut self, upload: &mut Upload, bytes: &[u8]) -> Result<(), Refused> { unimplemented!() }
-    /// `item.value` is ignored: the uploaded bytes are the value.
-    pub fn finish_upload(&mut self, upload: Upload, key: &Key<'_>, item: &NewItem<'_>, condition: Condition) -> Result<Stored, Refused> { unimplemented!() }
-    pub fn abort_upload(&mut self, upload: Upload) { unimplemented!() }
-
-    /// Pins the large item's value if `key` holds one now. Takes the stripe's lock. `read` sees the item's header
-    /// in the same step.
-    pub fn pin<T>(&mut self, key: &Key<'_>, mark: Mark, read: impl FnOnce(&Item<'_>) -> T) -> Option<(Pin, T)> { unimplemented!() }
-    /// Copies from `offset` of the pinned value into `out`; returns how many bytes (0 at the end).
-    pub fn read_pinned(&self, pin: &Pin, offset: u64, out: &mut [u8]) -> usize { unimplemented!() }
-    pub fn unpin(&mut self, pin: Pin) { unimplemented!() }
-
-    /// One bounded step of background work (expiry crawl, index growth and shrinking, returning memory). True if there is more now.
-    pub fn maintain(&mut self) -> bool { unimplemented!() }
-    pub fn counts(&self) -> Counts { unimplemented!() }
+    #[inline(always)]
+    fn count(&self, count: counts::Count) {
+        self.counts.add(count);
+    }
 }
+
+#[cfg(test)]
+extern crate std;
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+#[cfg(test)]
+use crate as crate_under_test;

@@ -1,0 +1,189 @@
+//! What the fuzz target `engine_classic` checks, and what plain `cargo test` replays over its corpus.
+//!
+//! A script is a number of rounds, divided by 0xff. A round is text for one connection, except that
+//! - its first byte says how many seconds pass before it (modulo 4), how it is cut into pieces, and how small the
+//!   output is,
+//! - 0x01 stands for the CAS that was last seen in a reply,
+//! - 0x02 stands for 4 KiB of a value.
+//!
+//! The engine gets a round in pieces, with a bounded output, as from a socket. Its replies must be those of the model.
+
+mod model;
+
+use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
+use model::{Expected, Model};
+use std::format;
+use std::vec;
+use std::vec::Vec;
+use unbuckle_store::Worker;
+
+/// The harness's door answers every administrative command with this.
+const ADMIN_REPLY: &[u8] = b"ADMIN\r\n";
+const INLINE_BYTES_MAX: usize = 16 << 10;
+const MADE_UNIX_S: u64 = 1_700_000_000;
+const START_S: u32 = 100;
+/// So that no script fills the store: the model never evicts.
+const BLOCKS_MAX: usize = 200;
+const BLOCK: [u8; 4096] = [b'v'; 4096];
+
+/// Runs a script against an engine over `worker` and against the model.
+///
+/// # Panics
+/// When they disagree.
+pub fn engine_classic<'s>(
+    worker: Worker<'s, '_>,
+    counters: &'s Counters,
+    item_bytes_max: u64,
+    script: &[u8],
+) {
+    let mut engine = Engine::new(worker, Settings { cas: true, flush_enabled: true }, counters);
+    let mut model = Model::new(MADE_UNIX_S, item_bytes_max);
+    let mut session = Session::default();
+    let mut now_s = START_S;
+    let mut last_cas = 0;
+    let mut blocks = 0;
+    let mut unserved = Vec::new();
+    let mut model_unserved = Vec::new();
+    for round in script.split(|byte| *byte == 0xff) {
+        let Some((head, text)) = round.split_first() else { continue };
+        now_s += u32::from(head % 4);
+        engine.now_set(now_s, MADE_UNIX_S);
+        model.now_set(now_s);
+        let input = expand(text, last_cas, &mut blocks);
+        let mut door = Door {
+            engine: &mut engine,
+            session: &mut session,
+            unserved: &mut unserved,
+            sent: Vec::new(),
+            closed: false,
+        };
+        let piece_len = piece_len(*head, input.len());
+        for piece in input.chunks(piece_len) {
+            // The model sees the same pieces, as an unfinished line that is too long closes the connection.
+            model_unserved.extend(piece);
+            let served = model.serve(&model_unserved);
+            model_unserved.drain(..served);
+            door.receive(piece, *head);
+            if door.closed {
+                break;
+            }
+        }
+        let Door { sent, closed, .. } = door;
+        compare(&mut model, &sent, &mut last_cas);
+        assert_eq!(closed, model.closed, "one of them has closed");
+        if closed {
+            break;
+        }
+    }
+    engine.end(&mut session);
+    assert!(session.is_idle());
+}
+
+fn expand(text: &[u8], cas: u64, blocks: &mut usize) -> Vec<u8> {
+    let mut input = Vec::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            1 => input.extend(format!("{cas}").bytes()),
+            2 if *blocks < BLOCKS_MAX => {
+                *blocks += 1;
+                input.extend(BLOCK);
+            }
+            byte => input.push(*byte),
+        }
+    }
+    input
+}
+
+fn piece_len(head: u8, input_len: usize) -> usize {
+    let len = match head >> 2 & 7 {
+        0 => input_len / 64,
+        1 => 7.max(input_len / 64),
+        2 => 100,
+        3 => 5000,
+        _ => input_len,
+    };
+    len.max(1)
+}
+
+/// A socket's side of the engine.
+struct Door<'a, 's, 'r> {
+    engine: &'a mut Engine<'s, 'r>,
+    session: &'a mut Session,
+    unserved: &'a mut Vec<u8>,
+    sent: Vec<u8>,
+    closed: bool,
+}
+
+impl Door<'_, '_, '_> {
+    fn receive(&mut self, piece: &[u8], head: u8) {
+        let room = OUTPUT_BYTES_MIN + usize::from(head >> 5) * 997;
+        self.unserved.extend(piece);
+        self.serve(room, head);
+    }
+
+    fn serve(&mut self, room: usize, head: u8) {
+        let mut buffer = vec![0xaa; room];
+        loop {
+            let mut output = Output { bytes: &mut buffer, filled: 0 };
+            let served =
+                self.engine.serve(self.session, self.unserved, &mut output, 1 + u32::from(head & 31));
+            let filled = output.filled;
+            assert!(served.consumed <= self.unserved.len());
+            assert!(filled <= room);
+            self.unserved.drain(..served.consumed);
+            // A socket that takes only a part now and then: what is not parked must come again.
+            let refused = if head & 32 != 0 && served.next == Next::Output { filled / 3 } else { 0 };
+            let again = self.engine.unsend(self.session, refused);
+            assert!(again <= refused);
+            self.sent.extend(&buffer[..filled - again]);
+            match served.next {
+                Next::Input => return,
+                Next::Output => assert!(filled > 0, "no progress"),
+                Next::Yield => (),
+                Next::Close => {
+                    self.closed = true;
+                    return;
+                }
+                Next::Admin { len, skip } => {
+                    assert!(len < skip && !self.unserved[..len].contains(&b'\n'));
+                    self.sent.extend(ADMIN_REPLY);
+                    self.unserved.drain(..skip);
+                }
+            }
+        }
+    }
+}
+
+fn compare(model: &mut Model, sent: &[u8], last_cas: &mut u64) {
+    let mut rest = sent;
+    for expected in core::mem::take(&mut model.replies) {
+        match expected {
+            Expected::Bytes(bytes) => {
+                let Some(after) = rest.strip_prefix(bytes.as_slice()) else {
+                    panic!(
+                        "expected {}\n     got {}",
+                        bytes[..bytes.len().min(300)].escape_ascii(),
+                        rest[..rest.len().min(300)].escape_ascii()
+                    );
+                };
+                rest = after;
+            }
+            Expected::Cas(version) => {
+                let len = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+                let (digits, after) = rest.split_at(len);
+                let cas: u64 =
+                    core::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).expect("a CAS");
+                let known = *model.cas_of.entry(version).or_insert(cas);
+                assert_eq!(known, cas, "an unchanged item has changed its CAS");
+                assert_eq!(
+                    model.cas_of.values().filter(|other| **other == cas).count(),
+                    1,
+                    "a CAS was given twice"
+                );
+                *last_cas = cas;
+                rest = after;
+            }
+        }
+    }
+    assert!(rest.is_empty(), "more than expected: {}", rest[..rest.len().min(300)].escape_ascii());
+}

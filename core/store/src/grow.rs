@@ -1,0 +1,218 @@
+//! The index grows and shrinks by one line at a time, in step with what it holds.
+//!
+//! A step rebuilds one unit (at most eight lines, 64 entries), all of it in one stripe, under that stripe's lock and
+//! with all its lines marked as changing. Only then does the number of lines change. A reader that computed a place
+//! with the old number either finds a version that changed or computes again.
+
+use crate::Worker;
+use crate::access::Access;
+use crate::counts::Count;
+use crate::insert::Arrival;
+use crate::pages::Use;
+use unbuckle_layout::index::{CHOICES, LINES_MAX, LINES_MIN, Unit};
+use unbuckle_layout::item::Head;
+use unbuckle_layout::line::{Change, Line};
+use unbuckle_layout::sync::Ordering;
+use unbuckle_layout::{header, index};
+
+/// Lines that a rebuild holds open: those of a unit, and the one it gains.
+const OPEN_MAX: usize = index::UNIT_LINES_MAX as usize;
+
+/// The lines of one unit during a rebuild, open for change.
+type Open<'r> = [Option<Change<'r>>; OPEN_MAX];
+
+fn number_of(unit: Unit, position: usize) -> u64 {
+    unit.first + position as u64 * unit.stride
+}
+
+impl<'s, 'r> Worker<'s, 'r> {
+    /// Called after an item was stored: grows the index when its stripe has become full enough.
+    #[inline]
+    pub(crate) fn tend_index(&mut self, hash: u64) {
+        let lines = self.store.region.load(header::LINES);
+        let items = u64::from(self.store.stripe(index::stripe(hash)).items());
+        if items * index::STRIPES > lines * self.store.line_items_target(lines) >> 4 {
+            // Two steps for one item: growth overtakes what it reacts to.
+            for _ in 0..2 {
+                self.grow();
+            }
+        }
+    }
+
+    /// Adds a line to the index, if a page for it can be had.
+    #[cold]
+    fn grow(&mut self) -> bool {
+        let store = self.store;
+        let Some(_growing) = store.grow_lock.try_lock() else { return false };
+        let lines = store.region.load(header::LINES);
+        if lines >= LINES_MAX || !self.have_index_page(lines) {
+            return false;
+        }
+        let unit = index::growing_unit(lines);
+        let _guard = store.lock_stripe(unit.first);
+        let open = self.open_unit(unit);
+        // From the last line down: each gives to the next, which has already given.
+        for position in (0..unit.lines as usize).rev() {
+            self.rehome_line(&open, unit, position, lines, lines + 1);
+        }
+        self.close_unit(open, lines + 1);
+        true
+    }
+
+    /// Takes the last line out of the index.
+    pub(crate) fn shrink(&mut self) -> bool {
+        let store = self.store;
+        let Some(_growing) = store.grow_lock.try_lock() else { return false };
+        let lines = store.region.load(header::LINES);
+        if lines <= LINES_MIN {
+            return false;
+        }
+        let unit = index::growing_unit(lines - 1);
+        let _guard = store.lock_stripe(unit.first);
+        let open = self.open_unit(unit);
+        for position in 0..=unit.lines as usize {
+            self.rehome_line(&open, unit, position, lines, lines - 1);
+        }
+        self.close_unit(open, lines - 1);
+        true
+    }
+
+    /// Makes sure that line number `line` lies in a page. The directory keeps pages across shrinking: a line's memory
+    /// never changes its type under a late reader.
+    fn have_index_page(&mut self, line: u64) -> bool {
+        let store = self.store;
+        let log2 = store.region.page_words_log2() - 3;
+        let entry = header::DIRECTORY + (line >> log2);
+        if entry >= u64::from(store.region.page_words()) {
+            return false;
+        }
+        if store.region.load(entry) != 0 {
+            return true;
+        }
+        let Some(page) = store.pool.take(store.pages, Use::Index, 0, store.relax) else { return false };
+        let start = store.page_start(page);
+        for word in 0..u64::from(store.region.page_words()) {
+            // Marks are bytes: their words are zeroed like the rest, before anyone can see the page.
+            store.region.store(start + word, 0);
+        }
+        store.region.store_release(entry, u64::from(page));
+        store.index_pages.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Opens a unit's lines and the one that it gains or loses.
+    fn open_unit(&self, unit: Unit) -> Open<'r> {
+        core::array::from_fn(|position| {
+            let line = if position as u64 <= unit.lines {
+                self.store.region.line(number_of(unit, position))
+            } else {
+                None
+            };
+            line.map(Line::open)
+        })
+    }
+
+    fn close_unit(&self, open: Open<'r>, lines: u64) {
+        self.store.region.store_release(header::LINES, lines);
+        for change in open.into_iter().flatten() {
+            change.close();
+        }
+    }
+
+    /// Moves every entry of an open line to where it belongs when the index has `to` lines.
+    fn rehome_line(&mut self, open: &Open<'r>, unit: Unit, position: usize, from: u64, to: u64) {
+        let number = number_of(unit, position);
+        let Some(Some(change)) = open.get(position) else { return };
+        let line = change.line();
+        for slot in line.taken() {
+            let entry = line.entry(slot);
+            let Some(hash) = self.store.hash_at(entry.offset) else { continue };
+            // Home comes first in the search, so of two choices that meet in this line it is the one that counts.
+            let choice = (0..CHOICES).find(|&choice| index::place(hash, choice, from) == number);
+            // No choice: this rebuild has already moved it, here.
+            let Some(choice) = choice else { continue };
+            if index::place(hash, choice, to) == number {
+                continue;
+            }
+            let arrival = Arrival { hash, offset: entry.offset, access: Access(line.mark(slot)) };
+            change.clear(slot, 0);
+            if !self.enter(&arrival, to) {
+                self.evict_homeless(number, entry.offset);
+            }
+        }
+        // Keys that are at home here may now be at home in the next line (growing) or the one before (shrinking), those
+        // that live elsewhere included.
+        let heir = if to > from { position + 1 } else { position.wrapping_sub(1) };
+        if let Some(Some(heir)) = open.get(heir) {
+            heir.spill_as(line.state());
+        }
+    }
+
+    /// An entry for which no line has room.
+    fn evict_homeless(&mut self, number: u64, offset: u64) {
+        let head = Head::decode(self.store.region.head(offset));
+        self.store.drop_record(offset, &head, None);
+        self.store.stripe_of(number).account(0, head.words(), -1);
+        self.count(Count::IndexEvictions);
+        self.count(Count::Evictions);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::{options, store};
+    use crate::{Condition, Expiry, NewItem, Store};
+
+    /// Every entry stands in one of its own lines, under the flag that a reader needs to go on to it.
+    fn check(store: &Store<'_>, when: u64) {
+        let lines = store.region.load(header::LINES);
+        let sweeps = store.region.load(header::SWEEPS);
+        for number in 0..lines {
+            let line = store.region.line(number).unwrap();
+            for slot in line.taken() {
+                let hash = store.hash_at(line.entry(slot).offset).unwrap();
+                let places: [u64; CHOICES] = core::array::from_fn(|choice| index::place(hash, choice, lines));
+                assert!(places.contains(&number), "{when}: an entry of {places:?} in {number} of {lines}");
+                if places[0] != number {
+                    assert!(line.entry(slot).away, "{when}");
+                    assert!(store.region.line(places[0]).unwrap().state().spilled(sweeps), "{when}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn entries_stay_within_reach() {
+        let store = store(&options(16 << 20), 1);
+        let mut worker = store.worker(0).unwrap();
+        let item = NewItem {
+            flags: 0,
+            expiry: Expiry::NEVER,
+            value: b"",
+            cas: None,
+            stale: false,
+            win_token_sent: false,
+        };
+        for i in 0..40_000u64 {
+            let key = i.to_le_bytes();
+            let key = worker.key(&key).unwrap();
+            worker.set(&key, &item, Condition::Always).unwrap();
+            if i % 64 == 0 {
+                check(store, i);
+            }
+            if i % 7 == 0 {
+                worker.maintain();
+            }
+        }
+        for i in 0..40_000u64 {
+            let key = i.to_le_bytes();
+            let key = worker.key(&key).unwrap();
+            worker.delete(&key, None);
+            worker.maintain();
+            if i % 64 == 0 {
+                check(store, i);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The log: where records are written. A worker fills spans of the newest page of each queue, so that storing
+//! neither allocates nor meets another worker.
+//!
+//! A page can be walked at any time: a span is one filler record until items replace its front, and what is handed
+//! out of a page always lies below `filled`.
+
+use crate::pages::{NONE, Page, RESERVE, Use};
+use crate::{Refused, Store, Worker};
+use unbuckle_layout::bytes::Writer;
+use unbuckle_layout::item::{self, Head, option};
+use unbuckle_layout::sync::{Ordering, fence};
+
+/// Which FIFO a record is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Small = 0,
+    Main = 1,
+}
+
+/// Part of a page that one worker fills.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span {
+    page: u32,
+    /// Words of the page: the span is `at..end`.
+    at: u32,
+    end: u32,
+}
+
+/// A record that is written at the front of a span and not linked yet. Dropping it costs nothing: the
+/// next one is written over it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Staged {
+    pub(crate) lane: Lane,
+    /// Word offset in the region.
+    pub(crate) offset: u64,
+    pub(crate) words: u32,
+    pub(crate) head: Head,
+}
+
+/// What follows a record's metadata.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Body<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) before: &'a [u8],
+    /// The value of the record at this offset, `.1` bytes from byte `.2` of it on, goes between the two parts.
+    pub(crate) kept: Option<(u64, usize, usize)>,
+    pub(crate) after: &'a [u8],
+}
+
+/// Who asks for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A request: evicts where it must, and leaves the reserve alone.
+    Request,
+    /// Eviction itself, which moves a record: may take the reserve, and never evicts.
+    Move,
+}
+
+impl<'s, 'r> Worker<'s, 'r> {
+    /// Makes sure that the next `words` words of the lane's span are there, and says where. No lock is held on return,
+    /// none may be held on entry but eviction's own.
+    #[inline]
+    fn reserve(&mut self, lane: Lane, words: u32, need: Need) -> Result<u64, Refused> {
+        let span = &self.spans[lane as usize];
+        if span.end - span.at < words {
+            self.refill(lane, words, need)?;
+        }
+        let span = &self.spans[lane as usize];
+        Ok(self.store.page_start(span.page) + u64::from(span.at))
+    }
+
+    #[cold]
+    fn refill(&mut self, lane: Lane, words: u32, need: Need) -> Result<(), Refused> {
+        loop {
+            if self.extend(lane, words) {
+                return Ok(());
+            }
+            let keep = if need == Need::Move { 0 } else { RESERVE };
+            let used_for = if lane == Lane::Small { Use::Small } else { Use::Main };
+            match self.store.pool.take(self.store.pages, used_for, keep, self.store.relax) {
+                Some(number) => self.add_page(lane, number),
+                None if need == Need::Move => return Err(Refused::OutOfMemory),
+                None => self.reclaim_page()?,
+            }
+        }
+    }
+
+    /// Puts a new page at the young end of the queue.
+    fn add_page(&mut self, lane: Lane, number: u32) {
+        let held = self.store.queues[lane as usize].hold(self.store.pages, self.store.relax);
+        held.push(number);
+    }
+
+    /// Takes a span of at least `words` words from the newest page; in place of, or grown from, the one it has.
+    fn extend(&mut self, lane: Lane, words: u32) -> bool {
+        let store = self.store;
+        let held = store.queues[lane as usize].hold(store.pages, store.relax);
+        let Some((number, page)) = held.newest() else { return false };
+        let span = self.spans[lane as usize];
+        let filled = page.filled.load(Ordering::Relaxed);
+        let adjoins = span.page == number && span.end == filled;
+        let from = if adjoins { span.at } else { filled };
+        let page_words = store.region.page_words();
+        if from + words > page_words {
+            drop(held);
+            self.close_span(lane);
+            return false;
+        }
+        if !adjoins {
+            page.open_spans.fetch_add(1, Ordering::Relaxed);
+        }
+        let end = (from + words.max(store.span_words)).min(page_words);
+        store.write_filler(store.page_start(number) + u64::from(from), end - from);
+        page.filled.store(end, Ordering::Release);
+        drop(held);
+        if !adjoins {
+            self.close_span(lane);
+        }
+        self.spans[lane as usize] = Span { page: number, at: from, end };
+        true
+    }
+
+    /// Lets go of the lane's span; what is left of it stays a filler.
+    pub(crate) fn close_span(&mut self, lane: Lane) {
+        let span = core::mem::take(&mut self.spans[lane as usize]);
+        if span.page == NONE {
+            return;
+        }
+        let Some(page) = self.store.page(span.page) else { return };
+        // Gives the rest back if nothing was handed out behind it.
+        let held = self.store.queues[lane as usize].hold(self.store.pages, self.store.relax);
+        if page.filled.load(Ordering::Relaxed) == span.end {
+            page.filled.store(span.at, Ordering::Release);
+        }
+        drop(held);
+        page.open_spans.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Writes a record at the front of the lane's span.
+    pub(crate) fn stage(
+        &mut self,
+        lane: Lane,
+        mut head: Head,
+        body: &Body<'_>,
+        need: Need,
+    ) -> Result<Staged, Refused> {
+        head.key_len = body.key.len() as u8;
+        let kept = body.kept.map_or(0, |(_, len, _)| len);
+        let value_len = body.before.len() + kept + body.after.len();
+        if value_len > item::VALUE_BYTES_LIMIT || body.key.len() > unbuckle_layout::KEY_BYTES_MAX {
+            return Err(Refused::TooLarge);
+        }
+        head.value_len = value_len as u32;
+        head.options &= !(option::EXPIRY | option::FLAGS | option::DEAD);
+        head.options |= if head.expiry == 0 { 0 } else { option::EXPIRY };
+        head.options |= if head.flags == 0 { 0 } else { option::FLAGS };
+        let words = head.words();
+        if words > self.store.record_words_max {
+            return Err(Refused::TooLarge);
+        }
+        let offset = self.reserve(lane, words, need)?;
+        let region = self.store.region;
+        let Some(run) = region.run(offset, words as usize) else { return Err(Refused::OutOfMemory) };
+        let Some((first, rest)) = run.split_first() else { return Err(Refused::OutOfMemory) };
+        // This memory may have held another item: whoever unlinked that bumped its line's version, and a late
+        // reader that meets our bytes must meet that version too.
+        fence(Ordering::Release);
+        let span = self.spans[lane as usize];
+        if span.end - span.at > words {
+            self.store.write_filler(offset + u64::from(words), span.end - span.at - words);
+        }
+        let mut writer = Writer::new(rest);
+        writer.u32(head.stamp_low());
+        if head.has(option::EXPIRY) {
+            writer.u32(head.expiry);
+        }
+        if head.has(option::FLAGS) {
+            writer.u32(head.flags);
+        }
+        if head.has(option::CAS) {
+            writer.u64(head.cas);
+        }
+        writer.bytes(body.key);
+        writer.bytes(body.before);
+        if let Some((from, len, start)) = body.kept {
+            writer.words(region.rest_of_page(from), start, len);
+        }
+        writer.bytes(body.after);
+        if !writer.finish() {
+            self.count(crate::counts::Count::Corrupt);
+            return Err(Refused::OutOfMemory);
+        }
+        first.store(head.first_word(), Ordering::Release);
+        Ok(Staged { lane, offset, words, head })
+    }
+
+    /// The staged record is linked: the span goes on behind it.
+    pub(crate) fn advance(&mut self, staged: &Staged) {
+        let span = &mut self.spans[staged.lane as usize];
+        span.at += staged.words;
+    }
+}
+
+impl Store<'_> {
+    /// First word of a page.
+    #[inline(always)]
+    pub(crate) fn page_start(&self, number: u32) -> u64 {
+        u64::from(number) << self.region.page_words_log2()
+    }
+
+    /// The page in which a word lies.
+    #[inline(always)]
+    pub(crate) fn page_of(&self, offset: u64) -> Option<&Page> {
+        self.page((offset >> self.region.page_words_log2()) as u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn page(&self, number: u32) -> Option<&Page> {
+        self.pages.get(number as usize)
+    }
+
+    fn write_filler(&self, offset: u64, words: u32) {
+        if words > 0 {
+            self.region.store_release(offset, item::filler(words));
+        }
+    }
+}

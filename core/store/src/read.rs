@@ -1,0 +1,303 @@
+//! Looking a key up, without locks: read the line's version, the entry, the item; believe none of it until the version
+//! proves unchanged. A hit leaves a mark in the line; no locked instruction is executed.
+
+use crate::access::Access;
+use crate::counts::Count;
+use crate::log::Lane;
+use crate::pages::Use;
+use crate::{Item, Key, Mark, Store, Worker};
+use unbuckle_layout::item::{self, Head};
+use unbuckle_layout::line::{Line, State};
+use unbuckle_layout::{bytes, header, index};
+
+/// Tries before a reader takes the stripe's lock.
+const TRIES: usize = 32;
+
+/// What one try came to.
+pub(crate) enum Try<T> {
+    Hit(T),
+    Miss(Miss),
+    /// A writer was at work, or came between.
+    Torn,
+}
+
+/// Why there is no item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Miss {
+    Absent,
+    Expired,
+    Flushed,
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'r> {
+    /// Number of the line.
+    pub(crate) number: u64,
+    pub(crate) line: Line<'r>,
+    pub(crate) slot: usize,
+    /// Word offset of the record.
+    pub(crate) offset: u64,
+    pub(crate) head: Head,
+}
+
+/// The moment that decides what is expired and what is flushed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch {
+    pub(crate) now_s: u32,
+    flushed: u64,
+}
+
+impl Epoch {
+    /// Why an item with this metadata is dead, if it is.
+    #[inline(always)]
+    pub(crate) fn judge(&self, head: &Head) -> Option<Miss> {
+        if head.expiry != 0 && head.expiry <= self.now_s {
+            return Some(Miss::Expired);
+        }
+        (head.stamp <= self.flushed).then_some(Miss::Flushed)
+    }
+}
+
+impl<'r> Store<'r> {
+    #[inline(always)]
+    pub(crate) fn epoch(&self, now_s: u32) -> Epoch {
+        let at = self.region.load_acquire(header::FLUSH_AT);
+        let flushed = self.region.load(header::FLUSHED);
+        let due = at != 0 && at <= u64::from(now_s);
+        let flushed = if due { flushed.max(crate::write::flush_stamp(at)) } else { flushed };
+        Epoch { now_s, flushed }
+    }
+
+    /// The key's entry in `line`, by tag and whole key.
+    #[inline(always)]
+    pub(crate) fn find_in_line(&self, line: Line<'r>, key: &Key<'_>) -> Option<(usize, u64, Head)> {
+        let (tag, extra) = index::tag(key.hash);
+        for slot in line.tagged(tag) {
+            let entry = line.entry(slot);
+            if entry.extra != extra {
+                continue;
+            }
+            let head = Head::decode(self.region.head(entry.offset));
+            if usize::from(head.key_len) == key.bytes.len()
+                && item::plausible(&head)
+                && bytes::equal(self.region.rest_of_page(entry.offset), head.key_start(), key.bytes)
+            {
+                return Some((slot, entry.offset, head));
+            }
+        }
+        None
+    }
+
+    /// One try at reading `key`.
+    #[inline(always)]
+    pub(crate) fn try_read<T>(
+        &self,
+        key: &Key<'_>,
+        epoch: Epoch,
+        mut read: impl FnMut(&Item<'_>, &Place<'r>, State) -> T,
+    ) -> Try<T> {
+        let sweeps = self.region.load_acquire(header::SWEEPS);
+        let lines = self.region.load_acquire(header::LINES);
+        let mut seen: [Option<(Line<'r>, State)>; index::CHOICES] = [None; index::CHOICES];
+        let mut home_only = false;
+        for (choice, seen) in seen.iter_mut().enumerate() {
+            let number = index::place(key.hash, choice, lines);
+            let Some(line) = self.region.line(number) else { return Try::Miss(Miss::Absent) };
+            let state = line.begin_read();
+            if state.is_odd() {
+                return Try::Torn;
+            }
+            if let Some((slot, offset, head)) = self.find_in_line(line, key) {
+                if let Some(miss) = epoch.judge(&head) {
+                    return if line.unchanged(state) { Try::Miss(miss) } else { Try::Torn };
+                }
+                let place = Place { number, line, slot, offset, head };
+                let item = Item {
+                    words: self.region.rest_of_page(offset),
+                    head,
+                    access: Access(line.mark(slot)),
+                    now_s: epoch.now_s,
+                };
+                let value = read(&item, &place, state);
+                return if line.unchanged(state) { Try::Hit(value) } else { Try::Torn };
+            }
+            *seen = Some((line, state));
+            if choice == 0 && !state.spilled(sweeps) {
+                home_only = true;
+                break;
+            }
+        }
+        // A miss is validated like a hit: every line that was searched, that these are still the key's lines, and that
+        // the spill flag which ended the search was the one in force.
+        let unchanged = seen.iter().flatten().all(|(line, state)| line.unchanged(*state))
+            && (!home_only || self.region.load(header::SWEEPS) == sweeps)
+            && self.same_places(key.hash, lines);
+        if unchanged { Try::Miss(Miss::Absent) } else { Try::Torn }
+    }
+
+    #[inline(always)]
+    fn same_places(&self, hash: u64, lines: u64) -> bool {
+        let now = self.region.load(header::LINES);
+        now == lines
+            || (0..index::CHOICES)
+                .all(|choice| index::place(hash, choice, now) == index::place(hash, choice, lines))
+    }
+
+    /// The key's entry, for the holder of its stripe's lock.
+    pub(crate) fn find_locked(&self, key: &Key<'_>) -> Option<Place<'r>> {
+        let lines = self.region.load(header::LINES);
+        for choice in 0..index::CHOICES {
+            let number = index::place(key.hash, choice, lines);
+            let line = self.region.line(number)?;
+            if let Some((slot, offset, head)) = self.find_in_line(line, key) {
+                return Some(Place { number, line, slot, offset, head });
+            }
+        }
+        None
+    }
+
+    /// The entry that names the record at `offset`, whose key has this hash. For the holder of the stripe's lock; without
+    /// it the answer is a hint.
+    pub(crate) fn find_offset(&self, hash: u64, offset: u64) -> Option<(u64, Line<'r>, usize)> {
+        let lines = self.region.load(header::LINES);
+        let (tag, _) = index::tag(hash);
+        for choice in 0..index::CHOICES {
+            let number = index::place(hash, choice, lines);
+            let line = self.region.line(number)?;
+            for slot in line.tagged(tag) {
+                if line.entry(slot).offset == offset {
+                    return Some((number, line, slot));
+                }
+            }
+        }
+        None
+    }
+
+    /// Where a record of this key should go: to the main queue if the key has just been evicted (its ghost is still
+    /// there) or its present item is in it, else to the small one.
+    #[inline]
+    pub(crate) fn lane(&self, hash: u64) -> (Lane, bool) {
+        let lines = self.region.load(header::LINES);
+        let Some(line) = self.region.line(index::place(hash, 0, lines)) else { return (Lane::Small, false) };
+        let (tag, extra) = index::tag(hash);
+        for slot in line.tagged(tag) {
+            let entry = line.entry(slot);
+            if entry.extra == extra {
+                let main = self.page_of(entry.offset).is_some_and(|page| page.used_for() == Use::Main);
+                return (if main { Lane::Main } else { Lane::Small }, false);
+            }
+        }
+        let ghost = index::ghost(hash);
+        if line.free().any(|slot| line.low(slot) == ghost) {
+            (Lane::Main, true)
+        } else {
+            (Lane::Small, false)
+        }
+    }
+}
+
+impl<'s, 'r> Worker<'s, 'r> {
+    /// Hints for a batch: first the index line of every key, then the item of every key, then `get` of every key.
+    #[inline]
+    pub fn prefetch_line(&self, key: &Key<'_>) {
+        let lines = self.store.region.load(header::LINES);
+        self.store.region.prefetch(self.store.region.line_at(index::place(key.hash, 0, lines)));
+    }
+
+    /// See [`Worker::prefetch_line`].
+    #[inline]
+    pub fn prefetch_item(&self, key: &Key<'_>) {
+        let region = self.store.region;
+        let lines = region.load(header::LINES);
+        let Some(line) = region.line(index::place(key.hash, 0, lines)) else { return };
+        let (tag, extra) = index::tag(key.hash);
+        for slot in line.tagged(tag) {
+            let entry = line.entry(slot);
+            if entry.extra == extra {
+                region.prefetch(entry.offset);
+                region.prefetch(entry.offset.wrapping_add(8));
+            }
+        }
+    }
+
+    /// Looks `key` up and hands the live item to `read`; what `read` returned stands only if the item did not change
+    /// meanwhile, otherwise `read` is called again (so it must start over each time). `None` is a miss.
+    #[inline]
+    pub fn get<T>(&mut self, key: &Key<'_>, mark: Mark, mut read: impl FnMut(&Item<'_>) -> T) -> Option<T> {
+        let epoch = self.store.epoch(self.now_s);
+        for _ in 0..TRIES {
+            let outcome = self.store.try_read(key, epoch, |item, place, _| {
+                let value = read(item);
+                (value, place.line, place.slot, item.access)
+            });
+            match outcome {
+                Try::Hit((value, line, slot, access)) => {
+                    self.leave_mark(line, slot, access, mark);
+                    return Some(value);
+                }
+                Try::Miss(Miss::Absent) => return None,
+                Try::Miss(miss) => {
+                    self.bury(key, miss);
+                    return None;
+                }
+                Try::Torn => self.wait(),
+            }
+        }
+        self.get_locked(key, mark, read)
+    }
+
+    #[inline(always)]
+    pub(crate) fn leave_mark(&self, line: Line<'_>, slot: usize, access: Access, mark: Mark) {
+        if mark == Mark::Used {
+            let used = access.used(self.now_s);
+            if used != access {
+                line.mark_set(slot, used.0);
+            }
+        }
+    }
+
+    #[cold]
+    fn wait(&self) {
+        self.count(Count::ReadRetries);
+        unbuckle_layout::sync::spin_hint();
+    }
+
+    #[cold]
+    fn get_locked<T>(
+        &mut self,
+        key: &Key<'_>,
+        mark: Mark,
+        mut read: impl FnMut(&Item<'_>) -> T,
+    ) -> Option<T> {
+        self.count(Count::LockedReads);
+        let epoch = self.store.epoch(self.now_s);
+        let _guard = self.store.lock_stripe(key.hash);
+        let place = self.store.find_locked(key)?;
+        if epoch.judge(&place.head).is_some() {
+            return None;
+        }
+        let access = Access(place.line.mark(place.slot));
+        let words = self.store.region.rest_of_page(place.offset);
+        let value = read(&Item { words, head: place.head, access, now_s: self.now_s });
+        self.leave_mark(place.line, place.slot, access, mark);
+        Some(value)
+    }
+
+    /// Removes an item that a read found dead.
+    #[cold]
+    fn bury(&mut self, key: &Key<'_>, miss: Miss) {
+        self.count(if miss == Miss::Expired { Count::GetExpired } else { Count::GetFlushed });
+        let epoch = self.store.epoch(self.now_s);
+        let _guard = self.store.lock_stripe(key.hash);
+        if let Some(place) = self.store.find_locked(key)
+            && epoch.judge(&place.head).is_some()
+        {
+            if !Access(place.line.mark(place.slot)).fetched() {
+                self.count(Count::ExpiredUnfetched);
+            }
+            self.store.unlink(&place, 0);
+            self.count(Count::Reclaimed);
+        }
+    }
+}
