@@ -70,7 +70,7 @@ fn check(feature: Option<&str>) -> Result<()> {
         ));
     }
     for function in &calls.with_vectors {
-        faults.push(format!("float or vector instructions in {function}"));
+        faults.push(format!("float or vector instructions in {}", symbols::demangled(function)));
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())

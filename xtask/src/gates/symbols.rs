@@ -34,7 +34,7 @@ impl Calls {
     pub(crate) fn of(object: &Path) -> Result<Calls> {
         let text = captured(
             Command::new("objdump")
-                .args(["--disassemble", "--reloc", "--line-numbers", "--demangle"])
+                .args(["--disassemble", "--reloc", "--line-numbers"])
                 .arg(object),
         )?;
         let mut calls = Calls::default();
@@ -81,8 +81,15 @@ impl Calls {
             }
         }
         ways.retain(|way| !way.is_empty());
-        ways
+        ways.iter().map(|way| demangled(way)).collect()
     }
+}
+
+/// The text with Rust's names made readable; unchanged when there is no `c++filt`.
+pub(crate) fn demangled(text: &str) -> String {
+    let words: Vec<&str> = text.split(' ').collect();
+    let readable = captured(Command::new("c++filt").args(["--format=rust", "--"]).args(&words));
+    readable.map_or_else(|_| text.to_owned(), |lines| lines.lines().collect::<Vec<_>>().join(" "))
 }
 
 fn arrow(tail: &str) -> String {
@@ -101,6 +108,8 @@ fn relocation_target(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(": R_")?;
     let (_, target) = rest.split_once(char::is_whitespace)?;
     let target = target.trim();
+    // A local function is named by its section.
+    let target = target.strip_prefix(".text.unlikely.").or_else(|| target.strip_prefix(".text.")).unwrap_or(target);
     Some(target.rsplit_once("-0x").or_else(|| target.rsplit_once("+0x")).map_or(target, |(name, _)| name))
 }
 

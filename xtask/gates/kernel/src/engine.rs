@@ -1,10 +1,12 @@
 //! The engine's entries.
 
-use unbuckle_engine::{Engine, Output, Served, Session, Settings};
+use unbuckle_engine::{Counters, Engine, Output, Served, Session, Settings};
 use unbuckle_store::Worker;
 
 #[unsafe(no_mangle)]
-fn gate_engine_new<'s, 'r>(worker: Worker<'s, 'r>, settings: Settings) -> Engine<'s, 'r> { Engine::new(worker, settings) }
+fn gate_engine_new<'s, 'r>(worker: Worker<'s, 'r>, settings: Settings, counters: &'s Counters) -> Engine<'s, 'r> {
+    Engine::new(worker, settings, counters)
+}
 
 #[unsafe(no_mangle)]
 fn gate_engine_now_set(engine: &mut Engine<'_, '_>, now_s: u32, made_s: u64) { engine.now_set(now_s, made_s); }

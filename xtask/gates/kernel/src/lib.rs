@@ -9,6 +9,7 @@
 mod engine;
 mod planted;
 mod store;
+mod wire;
 
 use core::alloc::{GlobalAlloc, Layout};
 
