@@ -107,7 +107,7 @@ def threads():
     def work(worker):
         for number in range(300):
             key, value = f"thread-{worker}-{number}", f"{worker}:{number}".encode() * (number % 40 + 1)
-            pool.set(key, value, noreply=number % 2 == 0)
+            pool.set(key, value, noreply=False)
             assert pool.get(key) == value, key
         return True
 
