@@ -41,18 +41,27 @@ impl<'a> Shifted<'a> {
 pub fn copy_out(words: &[AtomicU64], start: usize, len: usize, out: &mut [u8]) -> bool {
     let Some(out) = out.get_mut(..len.next_multiple_of(8)) else { return false };
     let (chunks, _) = out.as_chunks_mut::<8>();
-    if start.is_multiple_of(8) {
-        let words = words.get(start / 8..).unwrap_or(&[]);
+    let words = words.get(start / 8..).unwrap_or(&[]);
+    let skipped = start % 8;
+    if skipped == 0 {
         for (chunk, word) in chunks.iter_mut().zip(words) {
             *chunk = word.load(Ordering::Relaxed).to_le_bytes();
         }
         return words.len() >= len.div_ceil(8);
     }
-    let mut from = Shifted::new(words, start);
-    for chunk in chunks {
-        *chunk = from.next().to_le_bytes();
+    // Each word is loaded twice: a load is cheaper than carrying it over, which keeps the loop from being unrolled.
+    let shift = 8 * skipped as u32;
+    let pairs = words.windows(2);
+    let (paired, rest) = chunks.split_at_mut(pairs.len().min(chunks.len()));
+    for (chunk, pair) in paired.iter_mut().zip(pairs) {
+        let [low, high] = pair else { return false };
+        let value = low.load(Ordering::Relaxed) >> shift | high.load(Ordering::Relaxed) << (64 - shift);
+        *chunk = value.to_le_bytes();
     }
-    words.len() * 8 >= start + len
+    if let (Some(chunk), Some(word)) = (rest.first_mut(), words.last()) {
+        *chunk = (word.load(Ordering::Relaxed) >> shift).to_le_bytes();
+    }
+    words.len() * 8 >= skipped + len
 }
 
 /// True if the bytes that begin `start` bytes into `words` are those of `bytes`.
