@@ -67,7 +67,12 @@ impl<'s, 'r> Worker<'s, 'r> {
         epoll::add(&poll, &desk.mailbox.bell.0, EventData::new_u64(BELL), edge)?;
         for (index, socket) in datagrams.iter().enumerate() {
             // Level-triggered: a batch may leave datagrams behind.
-            epoll::add(&poll, socket.descriptor(), EventData::new_u64(DATAGRAMS | index as u64), EventFlags::IN)?;
+            epoll::add(
+                &poll,
+                socket.descriptor(),
+                EventData::new_u64(DATAGRAMS | index as u64),
+                EventFlags::IN,
+            )?;
         }
         if let Some(acceptor) = &acceptor {
             epoll::add(&poll, acceptor.poll(), EventData::new_u64(ACCEPTOR), EventFlags::IN)?;
@@ -96,7 +101,11 @@ impl<'s, 'r> Worker<'s, 'r> {
             events.clear();
             let busy = !self.queue.is_empty() || self.maintain_more;
             let no_wait = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
-            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), busy.then_some(&no_wait)) {
+            match epoll::wait(
+                &self.poll,
+                rustix::buffer::spare_capacity(&mut events),
+                busy.then_some(&no_wait),
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
@@ -236,7 +245,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     fn forget_past_stalls(&mut self) {
         let connections = &mut self.connections;
         self.stalled.retain(|(token, stall)| {
-            connections.get_mut(*token).is_some_and(|connection| connection.listed_stalled && connection.stalls == *stall)
+            connections
+                .get_mut(*token)
+                .is_some_and(|connection| connection.listed_stalled && connection.stalls == *stall)
         });
     }
 
@@ -344,7 +355,11 @@ enum Part {
 }
 
 /// Parks as much of `leftover` as is not parked yet.
-fn keep(connection: &mut Connection<'_>, leftover: &mut Leftover, server: &Server<'_, '_>) -> Result<(), Part> {
+fn keep(
+    connection: &mut Connection<'_>,
+    leftover: &mut Leftover,
+    server: &Server<'_, '_>,
+) -> Result<(), Part> {
     let output = server.output.get(leftover.output.clone()).unwrap_or_default();
     connection.output.append(output).map_err(|Exhausted| Part::Output)?;
     leftover.output = 0..0;
