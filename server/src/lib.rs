@@ -1,1 +1,245 @@
+//! The user-space server: sockets, event loops, administration.
+//!
+//! [`main`] reads a command line and serves until it is told to end. A request goes from the socket through `turn.rs`
+//! (or `udp/`) into the engine and back; everything else here makes that possible, or tells about it:
+//!
+//! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
+//! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
+//! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
+//!
+//! What items are, and how requests are read, is in the core crates.
 
+mod acceptor;
+mod admin;
+mod buffers;
+pub mod clock;
+mod connection;
+mod limits;
+mod listen;
+pub mod memory;
+pub mod options;
+mod roster;
+mod shared;
+mod system;
+mod turn;
+mod udp;
+mod worker;
+
+use acceptor::Acceptor;
+use admin::Classes;
+use buffers::Budget;
+use clock::Clock;
+use listen::Listening;
+use options::{Command, Options, Refusal, exit};
+use roster::{Entry, Roster, State};
+use shared::{AcceptCounts, Baseline, Bell, Desk, Shared};
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use system::Signals;
+use udp::DatagramSocket;
+use unbuckle_store::Store;
+use worker::Worker;
+
+/// Does what the arguments (without the program's name) ask for. Returns the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let done = match options::parse(arguments) {
+        Ok(Command::Print(text)) => {
+            // A reader who has seen enough is not an error.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
+        Ok(Command::Run(options)) => run(*options),
+        Err(refusal) => Err(refusal),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(refusal) => {
+            say(&refusal.to_string());
+            refusal.exit_code
+        }
+    }
+}
+
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "unbuckle: {line}");
+}
+
+/// Serves until a signal or a client ends it. Must be called while the process has one thread.
+fn run(options: Options) -> Result<(), Refusal> {
+    for note in &options.notes {
+        say(note);
+    }
+    prepare_process(&options)?;
+    let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
+    let listening = listen::open(&options)?;
+    if options.daemon {
+        system::daemonize(options.core_dumps, options.verbosity > 0)
+            .map_err(|error| failure("cannot go to the background", error))?;
+    }
+    if options.lock_memory
+        && let Err(error) = memory::lock_all()
+    {
+        say(&format!("warning: -k has no effect: {error}"));
+    }
+    let pid_file = options.pid_file.clone();
+    if let Some(path) = &pid_file {
+        write_pid_file(path);
+    }
+    let served = serve(options, &listening, &signals);
+    if let Some(path) = &pid_file {
+        let _ = std::fs::remove_file(path);
+    }
+    listening.leave();
+    served
+}
+
+fn failure(what: &str, error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(exit::OS_ERROR, format!("{what}: {error}"))
+}
+
+fn prepare_process(options: &Options) -> Result<(), Refusal> {
+    if options.core_dumps {
+        limits::raise_core_files()?;
+    }
+    limits::raise_open_files(options)?;
+    limits::drop_privileges(options, &mut |line| say(&line))
+}
+
+fn write_pid_file(path: &std::path::Path) {
+    // Whole or not at all: who waits for the file reads it as soon as it is there.
+    let mut partial = path.to_owned().into_os_string();
+    partial.push(".tmp");
+    let text = format!("{}\n", std::process::id());
+    let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path));
+    if let Err(error) = written {
+        say(&format!("cannot write the pid file {}: {error}", path.display()));
+    }
+}
+
+/// Memory for what connections leave half done: a share of `-m`, and what a thousand stalled clients need.
+const PARKED_BYTES_BASE: u64 = 12 << 20;
+const PARKED_SHARE: u64 = 64;
+/// Descriptors that are listed beside those of connections.
+const ROSTER_ROWS_BESIDE: usize = 256;
+
+fn share<'r>(options: Options, store: Store<'r>, listening: &Listening, clock: Clock) -> Result<Shared<'r>, Refusal> {
+    let desks = (0..options.threads).map(|_| Desk::new()).collect::<Result<Vec<_>, _>>();
+    let roster = Roster::new(options.connections_max as usize + ROSTER_ROWS_BESIDE);
+    for listener in &listening.listeners {
+        let entry = Entry { address: listener.place.to_string(), listener: None };
+        roster.enter(listener.socket.as_raw_fd(), entry, State::Listening, clock.now_s());
+    }
+    Ok(Shared {
+        store,
+        classes: Classes::new(&options),
+        budget: Budget::new((PARKED_BYTES_BASE + options.memory_bytes / PARKED_SHARE) as usize),
+        roster,
+        desks: desks.map_err(|error| failure("cannot make the workers' bells", error))?,
+        accept: AcceptCounts::default(),
+        acceptor_bell: Bell::new().map_err(|error| failure("cannot make the acceptor's bell", error))?,
+        listening_paused: AtomicBool::new(false),
+        udp_addresses: listening.datagram_doors.iter().map(|door| door.address).collect(),
+        verbosity: AtomicU32::new(options.verbosity),
+        detail_enabled: AtomicBool::new(options.detail_enabled),
+        stopping: AtomicBool::new(false),
+        baseline: Mutex::new(Baseline::default()),
+        clock,
+        options,
+    })
+}
+
+fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
+    let seed = seed()?;
+    let store = memory::store(&options, seed)?;
+    let shared = share(options, store, listening, Clock::start())?;
+    let shared = &shared;
+    let acceptor = Acceptor::new(shared, &listening.listeners, signals)
+        .map_err(|error| failure("cannot make the acceptor's poll", error))?;
+    let sockets = datagram_sockets(listening, shared.desks.len())?;
+    if shared.options.verbosity > 0 {
+        for listener in &listening.listeners {
+            say(&format!("listening on {}", listener.place));
+        }
+    }
+    if let (1, [_]) = (shared.desks.len(), &sockets[..]) {
+        let sockets = sockets.into_iter().flatten().collect();
+        return work(shared, 0, sockets, seed[0], Some(acceptor));
+    }
+    serve_with_threads(shared, sockets, seed[0], acceptor)
+}
+
+fn serve_with_threads<'s>(
+    shared: &'s Shared<'_>,
+    sockets: Vec<Vec<(OwnedFd, String)>>,
+    seed: u64,
+    mut acceptor: Acceptor<'s, '_>,
+) -> Result<(), Refusal> {
+    std::thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let thread = std::thread::Builder::new().name(format!("worker {number}"));
+            let spawned = thread.spawn_scoped(scope, move || {
+                let done = work(shared, number, sockets, seed, None);
+                // One worker that cannot go on takes the server with it, rather than leave its clients waiting.
+                shared.stop();
+                done
+            });
+            match spawned {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    shared.stop();
+                    return Err(failure("cannot start a thread", error));
+                }
+            }
+        }
+        let accepted = acceptor.run().map_err(|error| failure("the acceptor's poll failed", error));
+        shared.stop();
+        for worker in workers {
+            worker.join().unwrap_or_else(|_| Err(Refusal::new(exit::FAILURE, "a worker ended by a panic")))?;
+        }
+        accepted
+    })
+}
+
+/// One worker's life.
+fn work<'s, 'r>(
+    shared: &'s Shared<'r>,
+    number: usize,
+    sockets: Vec<(OwnedFd, String)>,
+    seed: u64,
+    acceptor: Option<Acceptor<'s, 'r>>,
+) -> Result<(), Refusal> {
+    let sockets = sockets
+        .into_iter()
+        .map(|(socket, address)| DatagramSocket::new(socket, &address, shared, seed))
+        .collect();
+    let mut worker = Worker::new(shared, number, sockets, acceptor)
+        .map_err(|error| failure("cannot make a worker's poll", error))?;
+    worker.run().map_err(|error| failure("a worker's poll failed", error))
+}
+
+/// Each worker's sockets: its own of every UDP address.
+fn datagram_sockets(listening: &Listening, workers: usize) -> Result<Vec<Vec<(OwnedFd, String)>>, Refusal> {
+    let mut sockets: Vec<Vec<(OwnedFd, String)>> = std::iter::repeat_with(Vec::new).take(workers).collect();
+    for door in &listening.datagram_doors {
+        let address = listen::Place::Udp(door.address).to_string();
+        for (worker, socket) in sockets.iter_mut().zip(&door.sockets) {
+            let socket = socket.try_clone().map_err(|error| failure("cannot share a UDP socket", error))?;
+            worker.push((socket, address.clone()));
+        }
+    }
+    Ok(sockets)
+}
+
+/// What only this process knows, so that nobody can foresee where keys go.
+fn seed() -> Result<[u64; 2], Refusal> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+        .map_err(|error| failure("cannot read /dev/urandom", error))?;
+    let bits = u128::from_ne_bytes(bytes);
+    Ok([bits as u64, (bits >> 64) as u64])
+}

@@ -41,7 +41,7 @@ impl<'a> Shifted<'a> {
 pub fn copy_out(words: &[AtomicU64], start: usize, len: usize, out: &mut [u8]) -> bool {
     let Some(out) = out.get_mut(..len.next_multiple_of(8)) else { return false };
     let (chunks, _) = out.as_chunks_mut::<8>();
-    if start % 8 == 0 {
+    if start.is_multiple_of(8) {
         let words = words.get(start / 8..).unwrap_or(&[]);
         for (chunk, word) in chunks.iter_mut().zip(words) {
             *chunk = word.load(Ordering::Relaxed).to_le_bytes();

@@ -1,0 +1,91 @@
+//! The server's one clock: whole seconds since the region was made, by CLOCK_BOOTTIME.
+//!
+//! Suspended time counts, and setting the wall clock changes nothing. Each worker learns the second from a timer that
+//! fires on its boundaries, so that serving a request reads no clock at all; what a worker believes is late by no more
+//! than the batch it is in. Wall time is asked for once, for absolute expiry times.
+
+use rustix::fs::Timespec;
+use rustix::io;
+use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The region's first seconds are spoken for: 0 means no expiry and 1 means long past.
+const SECONDS_BEFORE_START: u32 = 2;
+
+#[derive(Debug)]
+pub struct Clock {
+    /// CLOCK_BOOTTIME when the count was 0.
+    made: Timespec,
+    made_unix_s: u64,
+    /// Moved by tests only.
+    shift_s: AtomicI64,
+}
+
+impl Clock {
+    pub fn start() -> Clock {
+        let before = i64::from(SECONDS_BEFORE_START);
+        let now = rustix::time::clock_gettime(ClockId::Boottime);
+        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Clock {
+            made: Timespec { tv_sec: now.tv_sec - before, tv_nsec: now.tv_nsec },
+            made_unix_s: unix_s.saturating_sub(u64::from(SECONDS_BEFORE_START)),
+            shift_s: AtomicI64::new(0),
+        }
+    }
+
+    /// Unix time when the count was 0.
+    pub fn made_unix_s(&self) -> u64 {
+        self.made_unix_s
+    }
+
+    pub fn now_s(&self) -> u32 {
+        let now = rustix::time::clock_gettime(ClockId::Boottime);
+        let whole = now.tv_sec - self.made.tv_sec - i64::from(now.tv_nsec < self.made.tv_nsec);
+        u32::try_from(whole + self.shift_s.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+
+    /// Wall time as clients see it: it follows this clock, not what the wall clock was set to meanwhile.
+    pub fn unix_s(&self) -> u64 {
+        self.made_unix_s + u64::from(self.now_s())
+    }
+
+    /// Seconds since the server started.
+    pub fn uptime_s(&self) -> u32 {
+        self.now_s().saturating_sub(SECONDS_BEFORE_START)
+    }
+
+    /// A timer that becomes readable whenever `now_s` changes.
+    pub fn ticker(&self) -> io::Result<OwnedFd> {
+        let timer = rustix::time::timerfd_create(
+            TimerfdClockId::Boottime,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )?;
+        let every_second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let boundary = Timespec { tv_sec: self.made.tv_sec, tv_nsec: self.made.tv_nsec.max(1) };
+        let schedule = Itimerspec { it_interval: every_second, it_value: boundary };
+        rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &schedule)?;
+        Ok(timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn begins_after_the_seconds_that_are_spoken_for() {
+        let clock = Clock::start();
+        assert!(clock.now_s() >= SECONDS_BEFORE_START);
+        assert_eq!(clock.uptime_s(), clock.now_s() - SECONDS_BEFORE_START);
+    }
+
+    #[test]
+    fn the_ticker_fires_at_once_and_then_each_second() {
+        let clock = Clock::start();
+        let ticker = clock.ticker().unwrap();
+        let mut poll = [rustix::event::PollFd::new(&ticker, rustix::event::PollFlags::IN)];
+        assert_eq!(rustix::event::poll(&mut poll, None).unwrap(), 1);
+    }
+}

@@ -1,0 +1,128 @@
+//! Address space for the store: an island of unsafe code.
+//!
+//! Memory is reserved here and committed by the kernel when it is first touched, so what is reserved and not used
+//! costs nothing. It is handed out as slices of atomics, which is how the store may share it between threads.
+//! What is reserved stays for the life of the process: that is why the slices are `'static`.
+
+#![allow(unsafe_code)]
+
+use crate::options::{Options, Refusal, exit};
+use rustix::io;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use unbuckle_store::{Page, Parts, STRIPES, Store, Stripe, Unusable, WorkerCounts};
+
+mod sealed {
+    /// # Safety
+    /// Implementors are valid when all their bytes are zero, and may be changed through a shared reference.
+    pub unsafe trait ZeroedAtomic {}
+}
+use sealed::ZeroedAtomic;
+
+// SAFETY: an atomic integer is valid for every bit pattern.
+unsafe impl ZeroedAtomic for AtomicU8 {}
+// SAFETY: as above.
+unsafe impl ZeroedAtomic for AtomicU16 {}
+// SAFETY: as above.
+unsafe impl ZeroedAtomic for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl ZeroedAtomic for AtomicU64 {}
+// SAFETY: its fields are atomic integers, and its derived default, a page that was never used, is all zeroes.
+unsafe impl ZeroedAtomic for Page {}
+
+/// What to ask of the kernel for the memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// Huge pages where the kernel has them to give.
+    pub huge_pages: bool,
+}
+
+/// A slice of `count` zeroes, page-aligned, of which only what is touched takes memory.
+pub fn reserve<T: ZeroedAtomic>(count: usize, wishes: Wishes) -> io::Result<&'static [T]> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    let bytes = count.checked_mul(size_of::<T>()).filter(|bytes| *bytes <= isize::MAX as usize);
+    let bytes = bytes.ok_or(io::Errno::NOMEM)?;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choosing changes no memory that exists.
+    let address = unsafe {
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags)?
+    };
+    if wishes.huge_pages {
+        // Advice only: a kernel without huge pages refuses, and the memory serves all the same.
+        // SAFETY: the range is the mapping made above; this advice changes no content.
+        let _ = unsafe { rustix::mm::madvise(address, bytes, Advice::LinuxHugepage) };
+    }
+    // SAFETY: the mapping is page-aligned, `bytes` long, zeroed, never unmapped, and only reachable through this
+    // slice; T is valid when zeroed (ZeroedAtomic).
+    Ok(unsafe { std::slice::from_raw_parts(address.cast::<T>(), count) })
+}
+
+/// A store on memory of its own. Address space is reserved for all the memory of the machine, so that the limit can be
+/// raised while the server runs.
+pub fn store(options: &Options, seed: [u64; 2]) -> Result<Store<'static>, Refusal> {
+    let refuse = |error: &dyn std::fmt::Display| {
+        let megabytes = options.memory_bytes >> 20;
+        Refusal::new(exit::FAILURE, format!("cannot make a cache of {megabytes} MB (-m): {error}"))
+    };
+    let wishes = Wishes { huge_pages: options.huge_pages };
+    let page_bytes = 1u64 << unbuckle_store::page_bytes_log2(options.memory_bytes);
+    let pages = options.memory_bytes.max(physical_bytes()).div_ceil(page_bytes);
+    let words = reserve(to_count(pages * page_bytes / 8), wishes).map_err(|error| refuse(&error))?;
+    let pages = reserve(to_count(pages), Wishes::default()).map_err(|error| refuse(&error))?;
+    let stripes = Vec::leak(std::iter::repeat_with(Stripe::default).take(STRIPES).collect());
+    let workers = Vec::leak(std::iter::repeat_with(WorkerCounts::default).take(options.threads).collect());
+    let parts = Parts { words, pages, stripes, workers };
+    let settings = unbuckle_store::Options {
+        limit_bytes: options.memory_bytes,
+        item_bytes_max: options.item_bytes_max,
+        evict: options.evict,
+        seed,
+        relax: std::thread::yield_now,
+    };
+    Store::new(parts, &settings).map_err(|error| match error {
+        Unusable::Limit => refuse(&format_args!("at least {} MB is needed", unbuckle_store::LIMIT_BYTES_MIN >> 20)),
+        Unusable::Tables => refuse(&"its tables do not fit"),
+    })
+}
+
+/// What does not fit is refused by the kernel when it is reserved.
+fn to_count(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// Physical memory of the machine in bytes.
+pub fn physical_bytes() -> u64 {
+    // SAFETY: sysconf only reads its argument.
+    let (pages, page_bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    (pages.max(0) as u64).saturating_mul(page_bytes.max(0) as u64)
+}
+
+/// `-k`: keeps everything that is mapped, now and later, from being paged out.
+pub fn lock_all() -> io::Result<()> {
+    // ONFAULT: what is reserved and never touched must not be filled in.
+    rustix::mm::mlockall(
+        rustix::mm::MlockAllFlags::CURRENT
+            | rustix::mm::MlockAllFlags::FUTURE
+            | rustix::mm::MlockAllFlags::ONFAULT,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn reserves_far_more_than_it_takes() {
+        let words: &[AtomicU64] = reserve((1 << 40) / 8, Wishes { huge_pages: true }).unwrap();
+        assert_eq!(words.len(), 1 << 37);
+        words[words.len() - 1].store(7, Ordering::Relaxed);
+        assert_eq!(words[0].load(Ordering::Relaxed), 0);
+        assert_eq!(words.as_ptr() as usize % 4096, 0);
+        assert!(reserve::<AtomicU8>(0, Wishes::default()).unwrap().is_empty());
+        assert!(reserve::<AtomicU64>(usize::MAX, Wishes::default()).is_err());
+        assert!(physical_bytes() > 0);
+    }
+}

@@ -1,0 +1,492 @@
+//! The command line: what the user asked for, checked, as plain values.
+//!
+//! Flags and their meaning are memcached 1.6.45's; where it would take garbage for a number (`-m 1g` is one megabyte
+//! to it), this refuses. Exit codes are memcached's. Nothing is opened or changed here.
+
+mod addresses;
+mod extended;
+mod flags;
+
+pub use addresses::{Cidr, ListenAddress};
+pub use extended::Extended;
+use flags::{Found, Id, Takes};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Exit codes of sysexits.h, as memcached uses them.
+pub mod exit {
+    pub const FAILURE: u8 = 1;
+    pub const USAGE: u8 = 64;
+    pub const NO_USER: u8 = 67;
+    pub const OS_ERROR: u8 = 71;
+}
+
+/// Why the server does not start.
+#[derive(Debug)]
+pub struct Refusal {
+    pub exit_code: u8,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(exit_code: u8, message: impl Into<String>) -> Refusal {
+        Refusal { exit_code, message: message.into() }
+    }
+    fn usage(message: impl Into<String>) -> Refusal {
+        Refusal::new(exit::USAGE, message)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    Run(Box<Options>),
+    /// Print this and end well.
+    Print(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Auto,
+    Ascii,
+    Binary,
+}
+
+/// Everything that the user can set. Sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `None`: no TCP. Port 0: any free one.
+    pub tcp_port: Option<u16>,
+    pub udp_port: Option<u16>,
+    pub unix_socket: Option<PathBuf>,
+    pub unix_mask: u32,
+    /// Empty: all addresses.
+    pub listen: Vec<ListenAddress>,
+    /// As the user wrote it, for `stats settings`.
+    pub listen_text: Option<String>,
+    pub udp_allow: Vec<Cidr>,
+    pub shutdown_enabled: bool,
+    pub daemon: bool,
+    pub core_dumps: bool,
+    pub user: Option<String>,
+    pub pid_file: Option<PathBuf>,
+    pub memory_bytes: u64,
+    pub evict: bool,
+    pub connections_max: u32,
+    pub backlog: i32,
+    pub lock_memory: bool,
+    pub huge_pages: bool,
+    pub verbosity: u32,
+    pub growth_factor: f64,
+    /// Key, value and flags that the smallest size class holds.
+    pub chunk_bytes_min: u32,
+    pub prefix_delimiter: char,
+    pub detail_enabled: bool,
+    pub threads: usize,
+    pub requests_per_event: u32,
+    pub cas: bool,
+    pub protocol: Protocol,
+    pub item_bytes_max: u64,
+    pub flush_enabled: bool,
+    pub dump_enabled: bool,
+    pub watch_enabled: bool,
+    pub extended: Extended,
+    /// Lines for standard error: what was accepted without effect.
+    pub notes: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            tcp_port: Some(11211),
+            udp_port: None,
+            unix_socket: None,
+            unix_mask: 0o700,
+            listen: Vec::new(),
+            listen_text: None,
+            udp_allow: Vec::new(),
+            shutdown_enabled: false,
+            daemon: false,
+            core_dumps: false,
+            user: None,
+            pid_file: None,
+            memory_bytes: 64 << 20,
+            evict: true,
+            connections_max: 1024,
+            backlog: 1024,
+            lock_memory: false,
+            huge_pages: false,
+            verbosity: 0,
+            growth_factor: 1.25,
+            chunk_bytes_min: 48,
+            prefix_delimiter: ':',
+            detail_enabled: false,
+            threads: threads_default(),
+            requests_per_event: 20,
+            cas: true,
+            protocol: Protocol::Auto,
+            item_bytes_max: 1 << 20,
+            flush_enabled: true,
+            dump_enabled: true,
+            watch_enabled: true,
+            extended: Extended::default(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// More threads than cores only cost.
+fn threads_default() -> usize {
+    std::thread::available_parallelism().map_or(4, usize::from).min(4)
+}
+
+impl Options {
+    /// The largest size class, by memcached's rule: half a page once items may exceed one.
+    pub fn chunk_bytes_max(&self) -> u32 {
+        let half_page = 512 << 10;
+        let asked = self.extended.chunk_bytes_max.unwrap_or(half_page);
+        asked.min(u32::try_from(self.item_bytes_max).unwrap_or(half_page))
+    }
+}
+
+/// Remembered while flags are read, for rules that span several.
+#[derive(Debug, Default)]
+struct Seen {
+    tcp_port: bool,
+    item_bytes_max: Option<String>,
+}
+
+/// Reads the arguments (without the program's name).
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Refusal> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut options = Options::default();
+    let mut seen = Seen::default();
+    let mut any = false;
+    loop {
+        let argument = parser.next().map_err(|error| Refusal::new(exit::FAILURE, error.to_string()))?;
+        let by_long_name = matches!(argument, Some(lexopt::Arg::Long(_)));
+        let flag = match argument {
+            None => break,
+            Some(lexopt::Arg::Short(name)) => flags::by_short(name)
+                .ok_or_else(|| Refusal::new(exit::FAILURE, format!("illegal argument \"-{name}\"; see --help")))?,
+            Some(lexopt::Arg::Long(name)) => match flags::by_long(name) {
+                Found::Flag(flag) => flag,
+                Found::Unknown => {
+                    return Err(Refusal::new(exit::FAILURE, format!("illegal argument \"--{name}\"; see --help")));
+                }
+                Found::Ambiguous => {
+                    return Err(Refusal::new(exit::FAILURE, format!("\"--{name}\" can mean several; see --help")));
+                }
+            },
+            Some(lexopt::Arg::Value(value)) => {
+                options.notes.push(format!("{}: not an option, ignored", value.to_string_lossy()));
+                continue;
+            }
+        };
+        any = true;
+        let value = take_value(&mut parser, flag, by_long_name)?;
+        match flag.id {
+            Id::Help => return Ok(Command::Print(flags::help_text())),
+            Id::Version => return Ok(Command::Print(concat!("unbuckle ", env!("CARGO_PKG_VERSION"), "\n").to_owned())),
+            Id::Licence => return Ok(Command::Print(LICENCE.to_owned())),
+            _ => apply(&mut options, &mut seen, flag.id, &value)?,
+        }
+    }
+    if !any {
+        options.listen = vec![ListenAddress::host("localhost")];
+    }
+    check(&mut options, &seen, any)?;
+    Ok(Command::Run(Box::new(options)))
+}
+
+const LICENCE: &str = "unbuckle is licensed under the MIT licence or the Apache License 2.0, as you choose.\n";
+
+fn take_value(parser: &mut lexopt::Parser, flag: &flags::Flag, by_long_name: bool) -> Result<String, Refusal> {
+    match flag.takes {
+        Takes::Nothing => Ok(String::new()),
+        Takes::OptionalIgnored => {
+            // After a short name, as in `-vd`, what follows is more flags.
+            if by_long_name {
+                let _ = parser.optional_value();
+            }
+            Ok(String::new())
+        }
+        Takes::Value(word) => {
+            let value = parser.value().map_err(|_| {
+                let name = flag.short.map_or(String::new(), |short| format!("-{short} "));
+                Refusal::new(exit::FAILURE, format!("option {name}needs a value: <{word}>"))
+            })?;
+            match value.into_string() {
+                Ok(value) => Ok(value.trim_start().to_owned()),
+                Err(_) => Err(Refusal::usage(format!("the value of <{word}> is not UTF-8"))),
+            }
+        }
+    }
+}
+
+/// Gives one flag its effect.
+fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<(), Refusal> {
+    match id {
+        Id::Port => {
+            options.tcp_port = port(value)?;
+            seen.tcp_port = true;
+        }
+        Id::UdpPort => options.udp_port = port(value)?,
+        Id::UnixSocket => options.unix_socket = Some(PathBuf::from(value)),
+        Id::UnixMask => {
+            options.unix_mask = u32::from_str_radix(value, 8)
+                .ok()
+                .filter(|mask| *mask <= 0o7777)
+                .ok_or_else(|| Refusal::usage(format!("-a: expected an octal mask, got \"{value}\"")))?;
+        }
+        Id::EnableShutdown => options.shutdown_enabled = true,
+        Id::Listen => listen(options, value)?,
+        Id::UdpAllow => {
+            options.udp_allow.extend(Cidr::parse_allowed(value).ok_or_else(|| {
+                Refusal::usage(format!("--udp-allow: expected a range such as 10.0.0.0/8, or any; got \"{value}\""))
+            })?);
+        }
+        Id::Daemon => options.daemon = true,
+        Id::CoreDumps => options.core_dumps = true,
+        Id::User => options.user = Some(value.to_owned()),
+        Id::MemoryLimit => options.memory_bytes = megabytes(value)?,
+        Id::DisableEvictions => options.evict = false,
+        Id::ConnectionLimit => {
+            options.connections_max = positive(value, "the number of connections (-c)", 10_000_000)? as u32;
+        }
+        Id::LockMemory => options.lock_memory = true,
+        Id::Verbose => options.verbosity += 1,
+        Id::PidFile => options.pid_file = Some(PathBuf::from(value)),
+        Id::GrowthFactor => {
+            options.growth_factor = value
+                .parse()
+                .ok()
+                .filter(|factor: &f64| *factor > 1.0 && factor.is_finite())
+                .ok_or_else(|| Refusal::new(exit::FAILURE, format!("-f: must be above 1, got \"{value}\"")))?;
+        }
+        Id::SizeMin => options.chunk_bytes_min = positive(value, "the smallest chunk (-n)", 1 << 20)? as u32,
+        Id::LargePages => options.huge_pages = true,
+        Id::PrefixDelimiter => {
+            options.prefix_delimiter = value
+                .chars()
+                .next()
+                .ok_or_else(|| Refusal::new(exit::FAILURE, "-D: expected a character, got nothing"))?;
+            options.detail_enabled = true;
+        }
+        Id::Threads => options.threads = positive(value, "the number of threads (-t)", 1024)? as usize,
+        Id::RequestsPerEvent => {
+            options.requests_per_event = positive(value, "the requests per event (-R)", u32::MAX.into())? as u32;
+        }
+        Id::DisableCas => options.cas = false,
+        Id::Backlog => options.backlog = positive(value, "the backlog (-b)", i32::MAX as u64)? as i32,
+        Id::Protocol => protocol(options, value)?,
+        Id::ItemSizeMax => {
+            options.item_bytes_max = item_bytes(value)?;
+            seen.item_bytes_max = Some(value.to_owned());
+        }
+        Id::DisableFlushAll => options.flush_enabled = false,
+        Id::DisableDumping => options.dump_enabled = false,
+        Id::DisableWatch => options.watch_enabled = false,
+        Id::Extended => options.extended.apply(value, &mut options.notes)?,
+        Id::Sasl | Id::AuthFile => {
+            return Err(Refusal::usage("this server has no authentication yet: it will not run open where you asked for it"));
+        }
+        Id::Tls => {
+            return Err(Refusal::usage("this server has no TLS yet: it will not run in the clear where you asked for it"));
+        }
+        Id::MemoryFile => options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned()),
+        Id::NapiIds => options.notes.push("-N: accepted, has no effect here".to_owned()),
+        Id::Help | Id::Version | Id::Licence => {}
+    }
+    Ok(())
+}
+
+/// Rules that span flags, in memcached's order.
+fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refusal> {
+    if options.item_bytes_max < 1024 {
+        return Err(Refusal::usage("-I: the largest item cannot be below 1024 bytes"));
+    }
+    if options.item_bytes_max > options.memory_bytes / 2 {
+        let asked = seen.item_bytes_max.as_deref().unwrap_or("1m");
+        return Err(Refusal::usage(format!("-I {asked}: the largest item cannot exceed half of the memory (-m)")));
+    }
+    if options.item_bytes_max > 1 << 30 {
+        return Err(Refusal::usage("-I: the largest item cannot exceed 1024m"));
+    }
+    if options.udp_port.is_some() && !seen.tcp_port {
+        options.tcp_port = options.udp_port;
+    }
+    if options.unix_socket.is_some() {
+        options.tcp_port = None;
+        options.udp_port = None;
+    } else if options.tcp_port.is_none() && options.udp_port.is_none() {
+        return Err(Refusal::usage("nothing to listen on: -p and -U are both 0, and no unix socket (-s)"));
+    } else if any_flag && options.listen.is_empty() {
+        options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
+    }
+    Ok(())
+}
+
+/// 0 is off (`None`); -1 is any free port (0 to the kernel).
+fn port(value: &str) -> Result<Option<u16>, Refusal> {
+    match value.parse::<i64>() {
+        Ok(0) => Ok(None),
+        Ok(-1) => Ok(Some(0)),
+        Ok(number) if (1..=65535).contains(&number) => Ok(Some(number as u16)),
+        _ => Err(Refusal::usage(format!("invalid port number \"{value}\""))),
+    }
+}
+
+fn positive(value: &str, what: &str, most: u64) -> Result<u64, Refusal> {
+    match value.parse::<i64>() {
+        Ok(number) if number > 0 && number as u64 <= most => Ok(number as u64),
+        Ok(number) if number > 0 => Err(Refusal::new(exit::FAILURE, format!("{what} must be at most {most}"))),
+        Ok(_) => Err(Refusal::new(exit::FAILURE, format!("{what} must be greater than 0"))),
+        Err(_) => Err(Refusal::new(exit::FAILURE, format!("{what} must be a number, not \"{value}\""))),
+    }
+}
+
+/// Megabytes, with an `m` allowed and a `g` for gigabytes.
+fn megabytes(value: &str) -> Result<u64, Refusal> {
+    let (digits, unit) = match value.as_bytes().last() {
+        Some(b'm' | b'M') => (&value[..value.len() - 1], 1u64 << 20),
+        Some(b'g' | b'G') => (&value[..value.len() - 1], 1u64 << 30),
+        _ => (value, 1u64 << 20),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| Refusal::usage(format!("-m: expected a number of megabytes, got \"{value}\"")))
+}
+
+/// Bytes, or with `k` or `m`.
+fn item_bytes(value: &str) -> Result<u64, Refusal> {
+    let (digits, unit) = match value.as_bytes().last() {
+        Some(b'k' | b'K') => (&value[..value.len() - 1], 1u64 << 10),
+        Some(b'm' | b'M') => (&value[..value.len() - 1], 1u64 << 20),
+        _ => (value, 1),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| Refusal::usage(format!("-I: expected bytes, or a number with k or m; got \"{value}\"")))
+}
+
+fn protocol(options: &mut Options, value: &str) -> Result<(), Refusal> {
+    options.protocol = match value {
+        "auto" => Protocol::Auto,
+        "ascii" => Protocol::Ascii,
+        "binary" => {
+            options.notes.push("-B binary: no binary protocol yet; only the text protocol is served".to_owned());
+            Protocol::Binary
+        }
+        _ => {
+            let message = format!("-B: expected one of auto, binary and ascii; got \"{value}\"");
+            return Err(Refusal::usage(message));
+        }
+    };
+    Ok(())
+}
+
+fn listen(options: &mut Options, value: &str) -> Result<(), Refusal> {
+    for entry in value.split([',', ';']).map(str::trim).filter(|entry| !entry.is_empty()) {
+        let address = ListenAddress::parse(entry).map_err(Refusal::usage)?;
+        if !options.listen.contains(&address) {
+            options.listen.push(address);
+        }
+    }
+    match &mut options.listen_text {
+        Some(text) => {
+            text.push(',');
+            text.push_str(value);
+        }
+        None => options.listen_text = Some(value.to_owned()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &str) -> Result<Options, Refusal> {
+        match parse(line.split_whitespace().map(OsString::from))? {
+            Command::Run(options) => Ok(*options),
+            Command::Print(text) => panic!("printed {text}"),
+        }
+    }
+
+    #[test]
+    fn no_argument_at_all_is_loopback_and_64_mb() {
+        let options = run("").unwrap();
+        assert_eq!(options.listen, [ListenAddress::host("localhost")]);
+        assert_eq!((options.tcp_port, options.udp_port), (Some(11211), None));
+        assert_eq!(options.memory_bytes, 64 << 20);
+        assert!(options.notes.is_empty());
+    }
+
+    #[test]
+    fn any_option_without_l_is_all_addresses_and_says_so() {
+        let options = run("-m 128").unwrap();
+        assert!(options.listen.is_empty());
+        assert_eq!(options.notes.len(), 1);
+        assert!(run("-m 128 -l 127.0.0.1").unwrap().notes.is_empty());
+    }
+
+    #[test]
+    fn flags_bundle_and_carry_values_as_getopt_has_them() {
+        let options = run("-vvdp11300 -m64 --threads=2 --conn-lim 9 -I2m --verbose=1 -vA").unwrap();
+        assert_eq!(options.verbosity, 4);
+        assert!(options.daemon && options.shutdown_enabled);
+        assert_eq!(options.tcp_port, Some(11300));
+        assert_eq!((options.threads, options.connections_max), (2, 9));
+        assert_eq!(options.item_bytes_max, 2 << 20);
+    }
+
+    #[test]
+    fn ports() {
+        assert_eq!(run("-U 11300").unwrap().tcp_port, Some(11300));
+        assert_eq!(run("-U 11300 -p 5").unwrap().tcp_port, Some(5));
+        assert_eq!(run("-p -1").unwrap().tcp_port, Some(0));
+        assert_eq!(run("-p 0").unwrap_err().exit_code, 64);
+        assert_eq!(run("-p 70000").unwrap_err().exit_code, 64);
+        let unix = run("-s /tmp/x -p 5 -U 5").unwrap();
+        assert_eq!((unix.tcp_port, unix.udp_port), (None, None));
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_memcached_exit_codes() {
+        for line in ["-c 0", "-c -1", "-t 0", "-R 0", "-f 1", "-n 0", "-Q", "--fooble", "-o fooble", "-p"] {
+            assert_eq!(run(line).unwrap_err().exit_code, 1, "{line}");
+        }
+        for line in ["-B http", "-I 1000", "-I 256m", "-m 0", "-m x", "-S", "-Z", "-Y file", "-U 65536"] {
+            assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(run("-I 1024").unwrap().item_bytes_max, 1024);
+        assert_eq!(run("-I 512k").unwrap().item_bytes_max, 512 << 10);
+        assert_eq!(run("-m 256 -I 32m").unwrap().item_bytes_max, 32 << 20);
+        assert_eq!(run("-m 2g").unwrap().memory_bytes, 2 << 30);
+        assert_eq!(run("-m 100m").unwrap().memory_bytes, 100 << 20);
+    }
+
+    #[test]
+    fn recognised_but_harmless_flags_are_noted() {
+        let options = run("-l 127.0.0.1 -e /tmp/file -N 2 -B binary -X -W").unwrap();
+        assert_eq!(options.notes.len(), 3, "{:?}", options.notes);
+        assert!(!options.dump_enabled && !options.watch_enabled);
+    }
+}

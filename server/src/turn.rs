@@ -1,0 +1,323 @@
+//! One connection's turn: send what is owed, read, serve, send. Knows no poller.
+//!
+//! The system calls of a request that comes alone are one receive and one send. A receive that did not fill its buffer
+//! is not repeated to hear that there is no more. Everything readable is answered with one send, as far as the output
+//! buffer reaches. What is left over stays at the front of this thread's buffers, for the worker to park.
+
+use crate::admin;
+use crate::connection::{Connection, READ_BYTES_MIN};
+use crate::shared::{DoorCounts, Shared};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use std::ops::Range;
+use unbuckle_engine::{Engine, INPUT_BYTES_MIN, Next, OUTPUT_BYTES_MIN, Output};
+
+/// Holds the longest request that is waited for, and a read behind it.
+const INPUT_BYTES: usize = INPUT_BYTES_MIN + (64 << 10);
+const _: () = assert!(INPUT_BYTES >= INPUT_BYTES_MIN + READ_BYTES_MIN);
+/// A batch of small replies goes out in one piece; of large ones not more than a stalled client may leave to park.
+const OUTPUT_BYTES: usize = 2 * OUTPUT_BYTES_MIN;
+/// While nobody else waits, a connection may go on for this many times `-R` requests.
+const REQUESTS_FACTOR_ALONE: u32 = 8;
+/// Reply bytes of one turn: a client that asks for much and reads fast must not hold up the others.
+const SENT_BYTES_PER_TURN: usize = 8 * OUTPUT_BYTES;
+/// What a stalled client may still send ahead: enough for one that writes all its requests before it reads.
+const AHEAD_BYTES_MAX: usize = INPUT_BYTES_MIN;
+/// The same when memory is short.
+const AHEAD_BYTES_SHORT: usize = READ_BYTES_MIN;
+
+/// How a turn ended.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Until the socket has something new.
+    Wait(Leftover),
+    /// It has more to do: let the others have their turn, then call again.
+    Again(Leftover),
+    Close,
+}
+
+/// What is to be parked: input from the front of the input buffer, output from the middle of the output buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Leftover {
+    pub(crate) input_bytes: usize,
+    pub(crate) output: Range<usize>,
+    /// Output that never was in the buffer: the rest of a long administrative reply.
+    pub(crate) long_reply: Vec<u8>,
+}
+
+/// What a worker serves with.
+pub(crate) struct Server<'s, 'r> {
+    pub(crate) engine: Engine<'s, 'r>,
+    pub(crate) shared: &'s Shared<'r>,
+    pub(crate) counts: &'s DoorCounts,
+    pub(crate) now_s: u32,
+    pub(crate) input: Box<[u8]>,
+    pub(crate) output: Box<[u8]>,
+}
+
+enum Received {
+    Bytes,
+    Nothing,
+    /// The other side has closed, or the socket is broken.
+    End,
+}
+
+enum Sent {
+    All,
+    /// Bytes that were taken.
+    Part(usize),
+    Broken,
+}
+
+/// How serving what has been read ended.
+enum Step {
+    Read,
+    Yielded,
+    Stalled { unsent: Range<usize>, long_reply: Vec<u8> },
+    Close,
+}
+
+impl<'s, 'r> Server<'s, 'r> {
+    pub(crate) fn new(engine: Engine<'s, 'r>, shared: &'s Shared<'r>, worker: usize) -> Server<'s, 'r> {
+        Server {
+            engine,
+            shared,
+            counts: &shared.desks[worker].door,
+            now_s: 0,
+            input: vec![0; INPUT_BYTES].into_boxed_slice(),
+            output: vec![0; OUTPUT_BYTES].into_boxed_slice(),
+        }
+    }
+
+    pub(crate) fn now_set(&mut self, now_s: u32) {
+        self.now_s = now_s;
+        self.engine.now_set(now_s, self.shared.clock.made_unix_s());
+    }
+
+    /// Gives `connection` its turn. `alone`: no other connection is known to wait.
+    pub(crate) fn turn(&mut self, connection: &mut Connection<'s>, alone: bool) -> Turn {
+        if connection.is_stalled() {
+            match self.send_parked(connection) {
+                Sent::All if connection.closing => return Turn::Close,
+                Sent::All => {}
+                Sent::Part(_) => return self.read_ahead(connection),
+                Sent::Broken => return Turn::Close,
+            }
+        }
+        let factor = if alone { REQUESTS_FACTOR_ALONE } else { 1 };
+        let mut requests_left = self.shared.options.requests_per_event.saturating_mul(factor);
+        let mut filled = connection.input.move_to(&mut self.input);
+        let mut serve_first = std::mem::take(&mut connection.midway);
+        loop {
+            if !serve_first {
+                if !connection.readable {
+                    break;
+                }
+                match self.receive(connection, &mut filled) {
+                    Received::Bytes => {}
+                    Received::Nothing => break,
+                    Received::End => return Turn::Close,
+                }
+            }
+            serve_first = false;
+            match self.serve(connection, &mut filled, &mut requests_left) {
+                Step::Read => {}
+                Step::Yielded => {
+                    connection.midway = true;
+                    self.counts.yields.add(1);
+                    return Turn::Again(Leftover { input_bytes: filled, ..Leftover::default() });
+                }
+                Step::Stalled { unsent, long_reply } => {
+                    connection.midway = true;
+                    connection.stalled_before = true;
+                    return Turn::Wait(Leftover { input_bytes: filled, output: unsent, long_reply });
+                }
+                Step::Close => return Turn::Close,
+            }
+        }
+        Turn::Wait(Leftover { input_bytes: filled, ..Leftover::default() })
+    }
+
+    /// Reads behind the first `filled` bytes of the input buffer.
+    fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut usize) -> Received {
+        let free = &mut self.input[*filled..];
+        let wanted = connection.read_bytes.min(free.len());
+        if wanted == 0 {
+            // The engine has waited for the end of a request that is longer than any: its promise is broken.
+            return Received::End;
+        }
+        let got = match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::empty()) {
+            Ok((0, _)) => return Received::End,
+            Ok((got, _)) => got,
+            Err(Errno::AGAIN) => {
+                connection.readable = false;
+                return Received::Nothing;
+            }
+            Err(Errno::INTR) => return Received::Nothing,
+            Err(_) => return Received::End,
+        };
+        if got == wanted {
+            connection.read_bytes = (connection.read_bytes * 2).min(INPUT_BYTES_MIN);
+        } else {
+            connection.readable = connection.hung_up;
+        }
+        *filled += got;
+        self.counts.bytes_read.add(got as u64);
+        Received::Bytes
+    }
+
+    /// Serves the first `filled` bytes of the input buffer and sends the replies. What is not consumed is moved to
+    /// the front.
+    fn serve(&mut self, connection: &mut Connection<'_>, filled: &mut usize, requests_left: &mut u32) -> Step {
+        let mut start = 0;
+        let step = self.serve_from(connection, &mut start, *filled, requests_left);
+        if start > 0 {
+            self.input.copy_within(start..*filled, 0);
+            *filled -= start;
+        }
+        step
+    }
+
+    fn serve_from(
+        &mut self,
+        connection: &mut Connection<'_>,
+        start: &mut usize,
+        end: usize,
+        requests_left: &mut u32,
+    ) -> Step {
+        let mut portion = if connection.stalled_before { OUTPUT_BYTES_MIN } else { OUTPUT_BYTES };
+        let mut written = 0;
+        let mut sent = 0;
+        loop {
+            let mut output = Output { bytes: &mut self.output[..portion], filled: written };
+            let input = &self.input[*start..end];
+            let served = self.engine.serve(&mut connection.session, input, &mut output, *requests_left);
+            written = output.filled;
+            *start += served.consumed;
+            *requests_left = requests_left.saturating_sub(served.requests);
+            let step = match served.next {
+                Next::Input => Step::Read,
+                Next::Output => {
+                    portion = OUTPUT_BYTES_MIN;
+                    connection.read_bytes = READ_BYTES_MIN;
+                    sent += written;
+                    match self.send_written(connection, &mut written) {
+                        Step::Read if sent < SENT_BYTES_PER_TURN => continue,
+                        Step::Read => return Step::Yielded,
+                        step => return step,
+                    }
+                }
+                Next::Yield => Step::Yielded,
+                Next::Close => Step::Close,
+                Next::Admin { len, skip } => {
+                    let step = self.administer(connection, *start, len, &mut written);
+                    *start = (*start + skip).min(end);
+                    *requests_left = requests_left.saturating_sub(1);
+                    match step {
+                        Step::Read if *requests_left > 0 => continue,
+                        Step::Read => Step::Yielded,
+                        step => return step,
+                    }
+                }
+            };
+            return match self.send_written(connection, &mut written) {
+                Step::Read => step,
+                stalled => {
+                    connection.closing = matches!(step, Step::Close);
+                    stalled
+                }
+            };
+        }
+    }
+
+    /// Sends the output buffer's first `written` bytes, and sets that back to 0. `Step::Read` when all are gone.
+    fn send_written(&mut self, connection: &mut Connection<'_>, written: &mut usize) -> Step {
+        let end = std::mem::take(written);
+        if end == 0 {
+            return Step::Read;
+        }
+        match send(&connection.socket, &self.output[..end], self.counts) {
+            Sent::All => Step::Read,
+            Sent::Part(sent) => {
+                let again = self.engine.unsend(&mut connection.session, end - sent);
+                Step::Stalled { unsent: sent..end.saturating_sub(again), long_reply: Vec::new() }
+            }
+            Sent::Broken => Step::Close,
+        }
+    }
+
+    /// Answers the administrative line at `start`.
+    fn administer(
+        &mut self,
+        connection: &mut Connection<'_>,
+        start: usize,
+        len: usize,
+        written: &mut usize,
+    ) -> Step {
+        let line = self.input.get(start..start + len).unwrap_or_default();
+        let mut reply = Vec::new();
+        self.shared.roster.note(connection.seat, crate::roster::State::Serving, self.now_s);
+        let outcome = admin::answer(line, self.shared, self.now_s, &mut reply);
+        if outcome == admin::Outcome::Close {
+            return Step::Close;
+        }
+        if let Some(place) = self.output.get_mut(*written..*written + reply.len()) {
+            place.copy_from_slice(&reply);
+            *written += reply.len();
+            return Step::Read;
+        }
+        match self.send_written(connection, written) {
+            Step::Read => {}
+            Step::Stalled { unsent, .. } => return Step::Stalled { unsent, long_reply: reply },
+            step => return step,
+        }
+        match send(&connection.socket, &reply, self.counts) {
+            Sent::All => Step::Read,
+            Sent::Part(sent) => {
+                reply.drain(..sent);
+                Step::Stalled { unsent: 0..0, long_reply: reply }
+            }
+            Sent::Broken => Step::Close,
+        }
+    }
+
+    fn send_parked(&mut self, connection: &mut Connection<'_>) -> Sent {
+        let sent = send(&connection.socket, connection.output.rest(), self.counts);
+        match sent {
+            Sent::All => connection.output.clear(),
+            Sent::Part(bytes) => connection.output.consume(bytes),
+            Sent::Broken => {}
+        }
+        sent
+    }
+
+    /// Takes more requests in while the replies do not go out, up to a bound: a client that writes them all before it
+    /// reads the first reply would else wait for us as we wait for it.
+    fn read_ahead(&mut self, connection: &mut Connection<'_>) -> Turn {
+        let ample = self.shared.budget.is_ample();
+        let most = if ample { AHEAD_BYTES_MAX } else { AHEAD_BYTES_SHORT };
+        let mut filled = 0;
+        while connection.readable && connection.input.len() + filled < most {
+            connection.read_bytes = READ_BYTES_MIN.max(most - connection.input.len() - filled);
+            let before = filled;
+            match self.receive(connection, &mut filled) {
+                Received::Bytes if filled > before => {}
+                // The end is heard again when what is owed has been sent.
+                Received::Bytes | Received::Nothing | Received::End => break,
+            }
+        }
+        connection.read_bytes = READ_BYTES_MIN;
+        Turn::Wait(Leftover { input_bytes: filled, ..Leftover::default() })
+    }
+}
+
+fn send(socket: &std::os::fd::OwnedFd, bytes: &[u8], counts: &DoorCounts) -> Sent {
+    match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL) {
+        Ok(sent) => {
+            counts.bytes_written.add(sent as u64);
+            if sent == bytes.len() { Sent::All } else { Sent::Part(sent) }
+        }
+        Err(Errno::AGAIN | Errno::INTR) => Sent::Part(0),
+        Err(_) => Sent::Broken,
+    }
+}

@@ -1,0 +1,281 @@
+//! The UDP door of one worker: datagrams in, replies out, many with one call.
+//!
+//! A reply is one message, as protocol.txt has it: all values and `END`, in one datagram when it fits 1,400 bytes with
+//! its frame header, else in datagrams numbered from 0 with their true total. Several commands in one datagram each
+//! get a reply of their own. A request that is not one whole datagram is dropped. What a client is entitled to is
+//! decided in `policy.rs`. Replies that the socket does not take are lost, and counted.
+
+mod batch;
+mod policy;
+
+use crate::admin;
+use crate::roster::{Entry, Seat, State};
+use crate::shared::Shared;
+use crate::turn::Server;
+use batch::{RECEIVE_MAX, Receiver, Reply, SEND_MAX, Source};
+use policy::{Policy, Verdict};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+use unbuckle_engine::{Next, OUTPUT_BYTES_MIN, Output, Session};
+use unbuckle_wire::udp::{FRAME_BYTES, Frame};
+
+/// Payload of a datagram, frame header included: what passes any network unbroken.
+const DATAGRAM_BYTES_MAX: usize = 1400;
+const CHUNK_BYTES: usize = DATAGRAM_BYTES_MAX - FRAME_BYTES;
+/// Room for replies that go out together.
+const ARENA_BYTES: usize = 4 * OUTPUT_BYTES_MIN;
+/// The longest message: the largest ordinary item and what belongs to it.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
+const TOO_LONG: &[u8] = b"SERVER_ERROR reply too long for UDP\r\n";
+/// Batches that one event takes in, so that others get their turn.
+const BATCHES_PER_EVENT: usize = 4;
+
+pub(crate) struct DatagramSocket {
+    socket: OwnedFd,
+    seat: Seat,
+    receiver: Receiver,
+    policy: Policy,
+    replies: Replies,
+}
+
+/// Replies that wait to be sent together.
+struct Replies {
+    /// The engine writes here. Longer than [`ARENA_BYTES`] only while a long message is made.
+    arena: Vec<u8>,
+    filled: usize,
+    queue: Vec<Reply>,
+}
+
+impl DatagramSocket {
+    pub(crate) fn new(socket: OwnedFd, address: &str, shared: &Shared<'_>, seed: u64) -> DatagramSocket {
+        let entry = Entry { address: address.to_owned(), listener: None };
+        let seat = shared.roster.enter(socket.as_raw_fd(), entry, State::Datagrams, shared.clock.now_s());
+        let replies = Replies { arena: vec![0; ARENA_BYTES], filled: 0, queue: Vec::with_capacity(SEND_MAX) };
+        let policy = Policy::new(&shared.options.udp_allow, seed);
+        DatagramSocket { socket, seat, receiver: Receiver::new(), policy, replies }
+    }
+
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Takes in what has come, and answers it.
+    pub(crate) fn serve(&mut self, server: &mut Server<'_, '_>) {
+        for _ in 0..BATCHES_PER_EVENT {
+            // An error here is one that an earlier reply met on its way, if it is one at all.
+            let Ok(count) = self.receiver.receive(&self.socket) else { break };
+            for index in 0..count {
+                self.serve_datagram(index, server);
+            }
+            self.replies.send(&self.socket, server);
+            if count < RECEIVE_MAX {
+                break;
+            }
+        }
+        server.shared.roster.note(self.seat, State::Datagrams, server.now_s);
+    }
+
+    fn serve_datagram(&mut self, index: usize, server: &mut Server<'_, '_>) {
+        let datagram = self.receiver.datagram(index);
+        let Some((bytes, source, frame, payload)) = datagram.and_then(|(bytes, source)| {
+            let (frame, payload) = Frame::split(bytes)?;
+            Some((bytes, source, frame, payload))
+        }) else {
+            return server.counts.udp_dropped_malformed.add(1);
+        };
+        let Some(address) = source.address().filter(|address| is_sane(address.port(), server.shared)) else {
+            return server.counts.udp_dropped_malformed.add(1);
+        };
+        if !frame.is_whole_request() {
+            return server.counts.udp_dropped_malformed.add(1);
+        }
+        server.counts.bytes_read.add(bytes.len() as u64);
+        let allowance = match self.policy.judge(address.ip(), bytes.len(), server.now_s) {
+            Verdict::Unlimited => usize::MAX,
+            Verdict::Limited { reply_bytes_max } => reply_bytes_max,
+            Verdict::Drop => return server.counts.udp_dropped_rate.add(1),
+        };
+        let request = Request { frame, source, allowance };
+        self.replies.serve(&self.socket, payload, request, server);
+    }
+}
+
+/// A datagram from one of our own ports would be answered with one to it, and so on for ever.
+fn is_sane(port: u16, shared: &Shared<'_>) -> bool {
+    port != 0 && shared.udp_addresses.iter().all(|own| own.port() != port)
+}
+
+struct Request<'a> {
+    frame: Frame,
+    source: &'a Source,
+    /// Bytes that may still be sent in reply, frame headers included.
+    allowance: usize,
+}
+
+impl Replies {
+    /// Serves the commands of one datagram, one after another.
+    fn serve(&mut self, socket: &OwnedFd, payload: &[u8], mut request: Request<'_>, server: &mut Server<'_, '_>) {
+        let mut session = Session::default();
+        let mut rest = payload;
+        while !rest.is_empty() {
+            if self.arena.len() - self.filled < OUTPUT_BYTES_MIN {
+                self.send(socket, server);
+            }
+            let start = self.filled;
+            let message = self.serve_one(socket, &mut session, &mut rest, start, server);
+            match message {
+                Message::Whole(start) => self.queue_message(start, &mut request, server),
+                Message::Last(start) => {
+                    self.queue_message(start, &mut request, server);
+                    break;
+                }
+                Message::TooLong => {
+                    server.counts.udp_dropped_size.add(1);
+                    self.filled = 0;
+                    self.arena[..TOO_LONG.len()].copy_from_slice(TOO_LONG);
+                    self.filled = TOO_LONG.len();
+                    self.queue_message(0, &mut request, server);
+                    break;
+                }
+            }
+        }
+        server.engine.end(&mut session);
+    }
+
+    /// Serves one command into the arena from `start`. Its reply may be moved to the arena's front.
+    fn serve_one(
+        &mut self,
+        socket: &OwnedFd,
+        session: &mut Session,
+        rest: &mut &[u8],
+        mut start: usize,
+        server: &mut Server<'_, '_>,
+    ) -> Message {
+        loop {
+            let mut output = Output { bytes: &mut self.arena, filled: self.filled };
+            let served = server.engine.serve(session, rest, &mut output, 1);
+            self.filled = output.filled;
+            let line = rest.get(served.consumed..).unwrap_or_default();
+            *rest = line;
+            match served.next {
+                Next::Yield => return Message::Whole(start),
+                // What is left is no whole command: nobody will send the rest of it.
+                Next::Input | Next::Close => return Message::Last(start),
+                Next::Admin { len, skip } => {
+                    let mut reply = Vec::new();
+                    let line = line.get(..len).unwrap_or_default();
+                    let outcome = admin::answer(line, server.shared, server.now_s, &mut reply);
+                    *rest = rest.get(skip..).unwrap_or_default();
+                    self.filled = start;
+                    while self.arena.len() - self.filled < reply.len() {
+                        match self.make_room(socket, start, server) {
+                            Some(moved) => start = moved,
+                            None => return Message::TooLong,
+                        }
+                    }
+                    self.arena[self.filled..self.filled + reply.len()].copy_from_slice(&reply);
+                    self.filled += reply.len();
+                    return if outcome == admin::Outcome::Close { Message::Last(start) } else { Message::Whole(start) };
+                }
+                Next::Output => match self.make_room(socket, start, server) {
+                    Some(moved) => start = moved,
+                    None => return Message::TooLong,
+                },
+            }
+        }
+    }
+
+    /// Sends what is in front of the message that begins at `start`, and moves the message there; if there is nothing
+    /// in front, makes the arena larger. The message's new start, or `None` when it is too long.
+    fn make_room(&mut self, socket: &OwnedFd, start: usize, server: &mut Server<'_, '_>) -> Option<usize> {
+        if start > 0 {
+            let end = self.filled;
+            self.send_queue(socket, server);
+            self.arena.copy_within(start..end, 0);
+            self.filled = end - start;
+        } else {
+            let longer = self.arena.len() * 2;
+            if longer > MESSAGE_BYTES_MAX + ARENA_BYTES {
+                return None;
+            }
+            self.arena.resize(longer, 0);
+        }
+        Some(0)
+    }
+
+    /// Cuts the arena's bytes from `start` into datagrams.
+    fn queue_message(&mut self, start: usize, request: &mut Request<'_>, server: &Server<'_, '_>) {
+        let message = start..self.filled;
+        let total = datagrams(message.len());
+        if total == 0 {
+            return;
+        }
+        let bytes = message.len() + total * FRAME_BYTES;
+        let (Some(left), Ok(total)) = (request.allowance.checked_sub(bytes), u16::try_from(total)) else {
+            self.filled = start;
+            return server.counts.udp_dropped_size.add(1);
+        };
+        if request.allowance != usize::MAX {
+            request.allowance = left;
+        }
+        for (sequence, payload) in (0..total).zip(chunks(message)) {
+            let frame = request.frame.reply(sequence, total).bytes();
+            self.queue.push(Reply { frame, payload, to: *request.source });
+        }
+    }
+
+    /// Sends everything, and takes the arena back to its ordinary size.
+    fn send(&mut self, socket: &OwnedFd, server: &Server<'_, '_>) {
+        self.send_queue(socket, server);
+        self.filled = 0;
+        if self.arena.len() > ARENA_BYTES {
+            self.arena.truncate(ARENA_BYTES);
+            self.arena.shrink_to_fit();
+        }
+    }
+
+    fn send_queue(&mut self, socket: &OwnedFd, server: &Server<'_, '_>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let sent = batch::send(socket, &self.queue, &self.arena);
+        let bytes = |reply: &Reply| reply.payload.len() + FRAME_BYTES;
+        server.counts.bytes_written.add(self.queue.iter().take(sent).map(bytes).sum::<usize>() as u64);
+        server.counts.udp_dropped_unsent.add((self.queue.len() - sent) as u64);
+        self.queue.clear();
+    }
+}
+
+/// What serving one command came to, and where in the arena its reply begins.
+enum Message {
+    Whole(usize),
+    /// Nothing more of this datagram is to be served.
+    Last(usize),
+    TooLong,
+}
+
+/// How many datagrams a message takes.
+fn datagrams(message_bytes: usize) -> usize {
+    message_bytes.div_ceil(CHUNK_BYTES)
+}
+
+fn chunks(message: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = message.end;
+    message.step_by(CHUNK_BYTES).map(move |start| start..end.min(start + CHUNK_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_where_a_datagram_is_full() {
+        assert_eq!(datagrams(0), 0);
+        assert_eq!(datagrams(CHUNK_BYTES), 1);
+        assert_eq!(datagrams(CHUNK_BYTES + 1), 2);
+        let cut: Vec<_> = chunks(10..10 + 2 * CHUNK_BYTES + 1).collect();
+        assert_eq!(cut.len(), datagrams(2 * CHUNK_BYTES + 1));
+        assert_eq!(cut[0], 10..10 + CHUNK_BYTES);
+        assert_eq!(cut[2], 10 + 2 * CHUNK_BYTES..11 + 2 * CHUNK_BYTES);
+    }
+}

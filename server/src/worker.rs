@@ -1,0 +1,357 @@
+//! A worker: one thread, one poll, and the connections that it was given.
+//!
+//! Edge-triggered epoll: a socket is registered once and never touched again, whatever it waits for. Connections that
+//! have more to do than their turn allows wait in a queue, and are served between polls. Workers share no connection
+//! and hold no lock while they serve.
+
+use crate::acceptor::Acceptor;
+use crate::buffers::Exhausted;
+use crate::connection::{Connection, Table, Token};
+use crate::roster::{Entry, State, lock};
+use crate::shared::{Arrival, Desk, Shared};
+use crate::turn::{Leftover, Server, Turn};
+use crate::udp::DatagramSocket;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::{self, Errno};
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+use unbuckle_engine::{Engine, Settings};
+
+/// Sockets that one poll reports.
+const EVENTS_MAX: usize = 128;
+/// Background work on a busy worker: steps for each second's tick, and one for each poll while there is more.
+const MAINTAIN_STEPS_PER_TICK: usize = 32;
+
+/// The poller's own tokens have the highest bit; see [`Token`] for the others.
+const OWN: u64 = 1 << 63;
+const TICK: u64 = OWN;
+const BELL: u64 = OWN | 1;
+const DATAGRAMS: u64 = OWN | 1 << 32;
+const ACCEPTOR: u64 = OWN | 2 << 32;
+const KIND_MASK: u64 = OWN | 0x7fff_ffff << 32;
+
+pub(crate) struct Worker<'s, 'r> {
+    number: usize,
+    shared: &'s Shared<'r>,
+    desk: &'s Desk,
+    server: Server<'s, 'r>,
+    poll: OwnedFd,
+    ticker: OwnedFd,
+    connections: Table<'s>,
+    /// Connections that have more to do.
+    queue: VecDeque<Token>,
+    /// Stalled connections with the number of their stall, the longest-stalled first. Entries outlive their stall.
+    stalled: VecDeque<(Token, u32)>,
+    datagrams: Vec<DatagramSocket>,
+    /// With one thread, the worker accepts as well.
+    acceptor: Option<Acceptor<'s, 'r>>,
+    /// The engine has background work left.
+    maintain_more: bool,
+}
+
+impl<'s, 'r> Worker<'s, 'r> {
+    pub(crate) fn new(
+        shared: &'s Shared<'r>,
+        number: usize,
+        datagrams: Vec<DatagramSocket>,
+        acceptor: Option<Acceptor<'s, 'r>>,
+    ) -> io::Result<Worker<'s, 'r>> {
+        let desk = &shared.desks[number];
+        let settings = Settings { cas: shared.options.cas, flush_enabled: shared.options.flush_enabled };
+        let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
+        let engine = Engine::new(hands, settings, &desk.counters);
+        let poll = epoll::create(CreateFlags::CLOEXEC)?;
+        let ticker = shared.clock.ticker()?;
+        let edge = EventFlags::IN | EventFlags::ET;
+        epoll::add(&poll, &ticker, EventData::new_u64(TICK), edge)?;
+        epoll::add(&poll, &desk.mailbox.bell.0, EventData::new_u64(BELL), edge)?;
+        for (index, socket) in datagrams.iter().enumerate() {
+            // Level-triggered: a batch may leave datagrams behind.
+            epoll::add(&poll, socket.descriptor(), EventData::new_u64(DATAGRAMS | index as u64), EventFlags::IN)?;
+        }
+        if let Some(acceptor) = &acceptor {
+            epoll::add(&poll, acceptor.poll(), EventData::new_u64(ACCEPTOR), EventFlags::IN)?;
+        }
+        Ok(Worker {
+            number,
+            shared,
+            desk,
+            server: Server::new(engine, shared, number),
+            poll,
+            ticker,
+            connections: Table::default(),
+            queue: VecDeque::new(),
+            stalled: VecDeque::new(),
+            datagrams,
+            acceptor,
+            maintain_more: true,
+        })
+    }
+
+    /// Serves until the server stops.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        self.server.now_set(self.shared.clock.now_s());
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        while !self.shared.is_stopping() {
+            events.clear();
+            let busy = !self.queue.is_empty() || self.maintain_more;
+            let no_wait = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
+            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), busy.then_some(&no_wait)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+            let waiting = events.len() + self.queue.len();
+            for event in &events {
+                self.handle(*event, waiting <= 1);
+            }
+            self.serve_queue();
+            if self.maintain_more {
+                self.maintain_more = self.server.engine.maintain();
+            }
+        }
+        self.end();
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event, alone: bool) {
+        let data = event.data.u64();
+        if data & OWN == 0 {
+            return self.handle_connection(Token::from_bits(data), event.flags, alone);
+        }
+        match data & KIND_MASK {
+            TICK if data == TICK => self.tick(),
+            TICK => self.take_arrivals(),
+            DATAGRAMS => {
+                if let Some(socket) = self.datagrams.get_mut(data as u32 as usize) {
+                    socket.serve(&mut self.server);
+                }
+            }
+            ACCEPTOR => {
+                if let Some(acceptor) = &mut self.acceptor {
+                    // It fails only where the poll itself has; then so does ours.
+                    let _ = acceptor.handle_ready();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_connection(&mut self, token: Token, flags: EventFlags, alone: bool) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            connection.hung_up = true;
+            connection.readable = true;
+        } else if flags.contains(EventFlags::IN) {
+            connection.readable = true;
+        } else if !connection.is_stalled() {
+            // It can be written to, which it always could.
+            return;
+        }
+        if !connection.queued {
+            self.give_turn(token, alone);
+        }
+    }
+
+    fn give_turn(&mut self, token: Token, alone: bool) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        match self.server.turn(connection, alone) {
+            Turn::Wait(leftover) => {
+                self.park(token, leftover);
+            }
+            Turn::Again(leftover) => {
+                if self.park(token, leftover) {
+                    if let Some(connection) = self.connections.get_mut(token) {
+                        connection.queued = true;
+                    }
+                    self.queue.push_back(token);
+                }
+            }
+            Turn::Close => self.close(token),
+        }
+    }
+
+    /// One turn for each connection that was in the queue when this began.
+    fn serve_queue(&mut self) {
+        let waiting = self.queue.len();
+        for _ in 0..waiting {
+            let Some(token) = self.queue.pop_front() else { return };
+            if let Some(connection) = self.connections.get_mut(token) {
+                connection.queued = false;
+                self.give_turn(token, waiting == 1);
+            }
+        }
+    }
+
+    /// Keeps what a turn left over. When memory for that is used up, the client that has not read its replies for the
+    /// longest time makes room. False: there was none but this one, and it was closed.
+    fn park(&mut self, token: Token, mut leftover: Leftover) -> bool {
+        loop {
+            let Some(connection) = self.connections.get_mut(token) else { return false };
+            let counted = match keep(connection, &mut leftover, &self.server) {
+                Ok(()) => break,
+                Err(part) => part,
+            };
+            let counts = self.server.counts;
+            match counted {
+                Part::Input => counts.input_exhausted.add(1),
+                Part::Output => counts.output_exhausted.add(1),
+            }
+            let victim = self.longest_stalled(token).unwrap_or(token);
+            self.close(victim);
+            if victim == token {
+                return false;
+            }
+        }
+        self.note_turn(token);
+        true
+    }
+
+    fn note_turn(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let state = if connection.is_stalled() {
+            State::Stalled
+        } else if !connection.session.is_idle() || connection.input.rest().contains(&b'\n') {
+            State::PartRead
+        } else {
+            State::Read
+        };
+        connection.last_turn_s = self.server.now_s;
+        self.shared.roster.note(connection.seat, state, self.server.now_s);
+        let midway = connection.midway && connection.is_stalled();
+        if connection.is_stalled() && !connection.listed_stalled {
+            connection.listed_stalled = true;
+            connection.stalls = connection.stalls.wrapping_add(1);
+            self.stalled.push_back((token, connection.stalls));
+            if self.stalled.len() > 2 * self.connections.len() + 16 {
+                self.forget_past_stalls();
+            }
+            if midway {
+                self.bound_pins(token);
+            }
+        } else if !connection.is_stalled() {
+            connection.listed_stalled = false;
+        }
+    }
+
+    fn forget_past_stalls(&mut self) {
+        let connections = &mut self.connections;
+        self.stalled.retain(|(token, stall)| {
+            connections.get_mut(*token).is_some_and(|connection| connection.listed_stalled && connection.stalls == *stall)
+        });
+    }
+
+    /// The connection of this worker that has been stalled longest, `except` apart.
+    fn longest_stalled(&mut self, except: Token) -> Option<Token> {
+        self.forget_past_stalls();
+        let victim = self.stalled.iter().find(|(token, _)| *token != except)?.0;
+        Some(victim)
+    }
+
+    /// Values that are being sent stay in memory whatever becomes of them; a quarter of it is the most that clients who
+    /// do not read may hold.
+    fn bound_pins(&mut self, newest: Token) {
+        let gauges = self.shared.store.gauges();
+        if gauges.pinned_bytes > gauges.limit_bytes / 4
+            && let Some(victim) = self.longest_stalled(newest)
+        {
+            self.server.counts.output_exhausted.add(1);
+            self.close(victim);
+        }
+    }
+
+    fn close(&mut self, token: Token) {
+        if let Some(mut connection) = self.connections.remove(token) {
+            self.server.engine.end(&mut connection.session);
+            self.shared.roster.leave(connection.seat);
+            drop(connection);
+            self.shared.connection_gone(self.number);
+        }
+    }
+
+    fn take_arrivals(&mut self) {
+        let mut number = [0; 8];
+        // To be heard again, the bell must have been silenced.
+        let _ = io::read(&self.desk.mailbox.bell.0, &mut number);
+        let arrivals = std::mem::take(&mut *lock(&self.desk.mailbox.arrivals));
+        for arrival in arrivals {
+            if self.welcome(arrival).is_err() {
+                self.shared.connection_gone(self.number);
+            }
+        }
+    }
+
+    fn welcome(&mut self, arrival: Arrival) -> io::Result<()> {
+        let now_s = self.server.now_s;
+        let entry = Entry { address: arrival.address, listener: Some(arrival.listener) };
+        let seat = self.shared.roster.enter(arrival.socket.as_raw_fd(), entry, State::New, now_s);
+        let connection = Connection::new(arrival.socket, seat, &self.shared.budget, now_s);
+        let token = self.connections.insert(connection);
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let Some(connection) = self.connections.get_mut(token) else { return Ok(()) };
+        let added = epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), flags);
+        if added.is_err()
+            && let Some(connection) = self.connections.remove(token)
+        {
+            self.shared.roster.leave(connection.seat);
+        }
+        added
+    }
+
+    /// A new second.
+    fn tick(&mut self) {
+        // A timer that is not read does not start over.
+        let _ = io::read(&self.ticker, &mut [0; 8]);
+        self.server.now_set(self.shared.clock.now_s());
+        let timeout_s = self.shared.options.extended.idle_timeout_s;
+        if timeout_s > 0 {
+            self.close_idle(timeout_s);
+        }
+        self.maintain_more = true;
+        for _ in 0..MAINTAIN_STEPS_PER_TICK {
+            if !self.server.engine.maintain() {
+                self.maintain_more = false;
+                break;
+            }
+        }
+    }
+
+    fn close_idle(&mut self, timeout_s: u32) {
+        let now_s = self.server.now_s;
+        let idle: Vec<Token> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| now_s.saturating_sub(connection.last_turn_s) > timeout_s)
+            .map(|(token, _)| token)
+            .collect();
+        for token in idle {
+            self.server.counts.idle_kicks.add(1);
+            self.close(token);
+        }
+    }
+
+    fn end(&mut self) {
+        let all: Vec<Token> = self.connections.iter().map(|(token, _)| token).collect();
+        for token in all {
+            self.close(token);
+        }
+    }
+}
+
+/// Which part of a leftover found no memory.
+enum Part {
+    Input,
+    Output,
+}
+
+/// Parks as much of `leftover` as is not parked yet.
+fn keep(connection: &mut Connection<'_>, leftover: &mut Leftover, server: &Server<'_, '_>) -> Result<(), Part> {
+    let output = server.output.get(leftover.output.clone()).unwrap_or_default();
+    connection.output.append(output).map_err(|Exhausted| Part::Output)?;
+    leftover.output = 0..0;
+    connection.output.append(&leftover.long_reply).map_err(|Exhausted| Part::Output)?;
+    leftover.long_reply = Vec::new();
+    let input = server.input.get(..leftover.input_bytes).unwrap_or_default();
+    connection.input.append(input).map_err(|Exhausted| Part::Input)?;
+    leftover.input_bytes = 0;
+    Ok(())
+}
