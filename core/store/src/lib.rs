@@ -337,7 +337,7 @@ impl Fullness {
     #[inline]
     fn of(lines: u64) -> Fullness {
         if lines < 8 * index::LINES_MIN {
-            Fullness { items_a_line: 5, items_a_line_of_a_stripe: 6 }
+            Fullness { items_a_line: 4, items_a_line_of_a_stripe: 5 }
         } else {
             Fullness { items_a_line: 6, items_a_line_of_a_stripe: 7 }
         }
