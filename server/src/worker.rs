@@ -1,6 +1,6 @@
 //! A worker: one thread, one poll, and the connections that it was given.
 //!
-//! Edge-triggered epoll: a socket is registered once and never touched again, whatever it waits for. Connections that
+//! Edge-triggered epoll: a socket is registered once, and again only when it has not taken a reply. Connections that
 //! have more to do than their turn allows wait in a queue, and are served between polls. Workers share no connection
 //! and hold no lock while they serve.
 
@@ -28,6 +28,9 @@ const TICK: u64 = OWN;
 const BELL: u64 = OWN | 1;
 const DATAGRAMS: u64 = OWN | 1 << 32;
 const ACCEPTOR: u64 = OWN | 2 << 32;
+/// What a connection is registered for while it is not stalled.
+const WAIT_FOR_INPUT: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
+
 const KIND_MASK: u64 = OWN | 0x7fff_ffff << 32;
 
 pub(crate) struct Worker<'s, 'r> {
@@ -67,12 +70,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         epoll::add(&poll, &desk.mailbox.bell.0, EventData::new_u64(BELL), edge)?;
         for (index, socket) in datagrams.iter().enumerate() {
             // Level-triggered: a batch may leave datagrams behind.
-            epoll::add(
-                &poll,
-                socket.descriptor(),
-                EventData::new_u64(DATAGRAMS | index as u64),
-                EventFlags::IN,
-            )?;
+            epoll::add(&poll, socket.descriptor(), EventData::new_u64(DATAGRAMS | index as u64), EventFlags::IN)?;
         }
         if let Some(acceptor) = &acceptor {
             epoll::add(&poll, acceptor.poll(), EventData::new_u64(ACCEPTOR), EventFlags::IN)?;
@@ -101,11 +99,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             events.clear();
             let busy = !self.queue.is_empty() || self.maintain_more;
             let no_wait = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
-            match epoll::wait(
-                &self.poll,
-                rustix::buffer::spare_capacity(&mut events),
-                busy.then_some(&no_wait),
-            ) {
+            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), busy.then_some(&no_wait)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
@@ -152,9 +146,6 @@ impl<'s, 'r> Worker<'s, 'r> {
             connection.readable = true;
         } else if flags.contains(EventFlags::IN) {
             connection.readable = true;
-        } else if !connection.is_stalled() {
-            // It can be written to, which it always could.
-            return;
         }
         if !connection.queued {
             self.give_turn(token, alone);
@@ -217,7 +208,7 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn note_turn(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        let state = if connection.is_stalled() {
+        let state = if connection.stalled {
             State::Stalled
         } else if !connection.session.is_idle() || connection.input.rest().contains(&b'\n') {
             State::PartRead
@@ -226,28 +217,36 @@ impl<'s, 'r> Worker<'s, 'r> {
         };
         connection.last_turn_s = self.server.now_s;
         self.shared.roster.note(connection.seat, state, self.server.now_s);
-        let midway = connection.midway && connection.is_stalled();
-        if connection.is_stalled() && !connection.listed_stalled {
-            connection.listed_stalled = true;
-            connection.stalls = connection.stalls.wrapping_add(1);
-            self.stalled.push_back((token, connection.stalls));
-            if self.stalled.len() > 2 * self.connections.len() + 16 {
-                self.forget_past_stalls();
-            }
-            if midway {
-                self.bound_pins(token);
-            }
-        } else if !connection.is_stalled() {
-            connection.listed_stalled = false;
+        if connection.stalled != connection.stall_noted {
+            self.note_stall(token);
+        }
+    }
+
+    /// A connection has stalled, or goes on.
+    fn note_stall(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.stall_noted = connection.stalled;
+        let flags = if connection.stalled { WAIT_FOR_INPUT | EventFlags::OUT } else { WAIT_FOR_INPUT };
+        // It reports at once what has come meanwhile, so that nothing is missed.
+        let _ = epoll::modify(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), flags);
+        if !connection.stalled {
+            return;
+        }
+        connection.stalls = connection.stalls.wrapping_add(1);
+        let holds_pin = !connection.session.is_idle();
+        self.stalled.push_back((token, connection.stalls));
+        if self.stalled.len() > 2 * self.connections.len() + 16 {
+            self.forget_past_stalls();
+        }
+        if holds_pin {
+            self.bound_pins(token);
         }
     }
 
     fn forget_past_stalls(&mut self) {
         let connections = &mut self.connections;
         self.stalled.retain(|(token, stall)| {
-            connections
-                .get_mut(*token)
-                .is_some_and(|connection| connection.listed_stalled && connection.stalls == *stall)
+            connections.get_mut(*token).is_some_and(|connection| connection.stalled && connection.stalls == *stall)
         });
     }
 
@@ -297,9 +296,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         let seat = self.shared.roster.enter(arrival.socket.as_raw_fd(), entry, State::New, now_s);
         let connection = Connection::new(arrival.socket, seat, &self.shared.budget, now_s);
         let token = self.connections.insert(connection);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let Some(connection) = self.connections.get_mut(token) else { return Ok(()) };
-        let added = epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), flags);
+        let added = epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), WAIT_FOR_INPUT);
         if added.is_err()
             && let Some(connection) = self.connections.remove(token)
         {
@@ -355,11 +353,7 @@ enum Part {
 }
 
 /// Parks as much of `leftover` as is not parked yet.
-fn keep(
-    connection: &mut Connection<'_>,
-    leftover: &mut Leftover,
-    server: &Server<'_, '_>,
-) -> Result<(), Part> {
+fn keep(connection: &mut Connection<'_>, leftover: &mut Leftover, server: &Server<'_, '_>) -> Result<(), Part> {
     let output = server.output.get(leftover.output.clone()).unwrap_or_default();
     connection.output.append(output).map_err(|Exhausted| Part::Output)?;
     leftover.output = 0..0;

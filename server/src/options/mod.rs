@@ -352,7 +352,7 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
         options.tcp_port = None;
         options.udp_port = None;
     } else if options.tcp_port.is_none() && options.udp_port.is_none() {
-        return Err(Refusal::usage("nothing to listen on: -p and -U are both 0, and no unix socket (-s)"));
+        options.notes.push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
     } else if any_flag && options.listen.is_empty() {
         options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
     }
@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(run("-U 11300").unwrap().tcp_port, Some(11300));
         assert_eq!(run("-U 11300 -p 5").unwrap().tcp_port, Some(5));
         assert_eq!(run("-p -1").unwrap().tcp_port, Some(0));
-        assert_eq!(run("-p 0").unwrap_err().exit_code, 64);
+        assert_eq!(run("-p 0").unwrap().tcp_port, None);
         assert_eq!(run("-p 70000").unwrap_err().exit_code, 64);
         let unix = run("-s /tmp/x -p 5 -U 5").unwrap();
         assert_eq!((unix.tcp_port, unix.udp_port), (None, None));
