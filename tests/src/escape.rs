@@ -97,10 +97,10 @@ fn field(name: &str) -> Result<Piece> {
     })
 }
 
-/// Bytes as a transcript would write them, cut at 300 bytes.
+/// Bytes as a transcript would write them, cut at 160 bytes.
 pub fn show(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for &byte in bytes.iter().take(300) {
+    for &byte in bytes.iter().take(160) {
         match byte {
             b'\r' => text.push_str("\\r"),
             b'\n' => text.push_str("\\n"),
@@ -109,7 +109,7 @@ pub fn show(bytes: &[u8]) -> String {
             other => text.push_str(&format!("\\x{other:02x}")),
         }
     }
-    if bytes.len() > 300 {
+    if bytes.len() > 160 {
         text.push_str(&format!("... ({} bytes)", bytes.len()));
     }
     text

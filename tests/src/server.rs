@@ -2,10 +2,12 @@
 
 use crate::transcript::Transport;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A server binary and what it understands.
@@ -195,11 +197,13 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody has bound a moment ago.
+/// A port that nobody has bound a moment ago, and that was not given to another server of this process.
 fn free_port(udp_too: bool) -> Result<u16> {
-    for _ in 0..100 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    for _ in 0..1000 {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        if !udp_too || UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let free = !udp_too || UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free && GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
             return Ok(port);
         }
     }

@@ -83,7 +83,7 @@ const FURTHER: [&str; 14] = [
 const OLDER_DIFFERS: [&str; 0] = [];
 
 /// One file may take this long.
-const FILE_MAX: Duration = Duration::from_secs(120);
+const FILE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct Wishes {
@@ -226,6 +226,7 @@ fn play(source: &Path, server: &Path, files: &[String]) -> Result<(String, Vec<O
             Some(fault) => Outcome::new(name, Err(anyhow::anyhow!(fault))),
         });
     }
+    std::fs::remove_dir_all(&folder)?;
     let passed = outcomes.iter().filter(|outcome| outcome.verdict == crate::outcome::Verdict::Passed).count();
     Ok((
         format!(
@@ -236,12 +237,9 @@ fn play(source: &Path, server: &Path, files: &[String]) -> Result<(String, Vec<O
     ))
 }
 
-/// The folder that the tests run in.
+/// The folder that the tests run in: one of our own, so that two runs do not meet.
 fn prepared(source: &Path, server: &Path) -> Result<PathBuf> {
-    let folder = target_folder().join("memcached-tests");
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
-    }
+    let folder = target_folder().join(format!("memcached-tests/{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     captured(Command::new("cp").arg("-r").arg(source.join("t")).arg(&folder))?;
     captured(
