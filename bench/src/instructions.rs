@@ -144,7 +144,7 @@ fn child(name: &str, items: u32) -> Result<()> {
             Settings { cas: true, flush_enabled: true },
             &counters,
         ))),
-        _ => Hands::Worker(worker),
+        _ => Hands::Worker(Box::new(worker)),
     };
     for (indices, count) in [(warm_up, false), (counted, true)] {
         // Made before counting begins.
@@ -192,7 +192,7 @@ fn fill(worker: &mut Worker<'_, '_>, items: u32, until_full: bool) -> Result<u32
 }
 
 enum Hands<'s, 'r> {
-    Worker(Worker<'s, 'r>),
+    Worker(Box<Worker<'s, 'r>>),
     Engine(Box<Engine<'s, 'r>>),
 }
 

@@ -80,13 +80,28 @@ pub struct Trace {
 impl Trace {
     /// A trace of at most `requests_max` requests whose footprint is about `footprint_bytes`.
     pub fn new(cluster: &Cluster, footprint_bytes: u64, requests_max: u64, seed: u64) -> Trace {
+        Self::with_sigma(cluster, footprint_bytes, requests_max, seed, (KEY_SIGMA, VALUE_SIGMA))
+    }
+
+    /// The same requests, but every key and value as long as the cluster's mean.
+    pub fn of_one_size(cluster: &Cluster, footprint_bytes: u64, requests_max: u64, seed: u64) -> Trace {
+        Self::with_sigma(cluster, footprint_bytes, requests_max, seed, (0.0, 0.0))
+    }
+
+    fn with_sigma(
+        cluster: &Cluster,
+        footprint_bytes: u64,
+        requests_max: u64,
+        seed: u64,
+        (key_sigma, value_sigma): (f64, f64),
+    ) -> Trace {
         let distinct = (footprint_bytes as f64 / cluster.item_bytes()).max(1.0);
         let requests = (distinct * cluster.mean_frequency).min(requests_max as f64);
         let keys = keys_for(distinct.min(requests * 0.95), requests, cluster.alpha);
         let mut random = Random::new(seed ^ 0x5151_7a65);
         let sizes = (0..keys).map(|_| {
-            let key = log_normal(&mut random, cluster.key_bytes, KEY_SIGMA, KEY_BYTES);
-            (key as u16, log_normal(&mut random, cluster.value_bytes, VALUE_SIGMA, VALUE_BYTES) as u32)
+            let key = log_normal(&mut random, cluster.key_bytes, key_sigma, KEY_BYTES);
+            (key as u16, log_normal(&mut random, cluster.value_bytes, value_sigma, VALUE_BYTES) as u32)
         });
         let workload = Workload::table(sizes.collect());
         let zipf = Zipf::new(keys, cluster.alpha);

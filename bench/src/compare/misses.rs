@@ -7,8 +7,9 @@
 //! where memcached, which gives each size class a page of 1 MiB, would not be itself; where that is over 1.5 times the
 //! share, the case is left out. So 1 % is measured on clusters with large values.
 //!
-//! Equal item counts: ours runs again with the two whole-megabyte `-m` between which it holds as many items as
-//! memcached did, and its misses are interpolated between them.
+//! Equal item counts: the same requests with all items of the mean size, since with mixed sizes a server that favours
+//! small items holds more of them. Ours runs with the two whole-megabyte `-m` between which it holds as many items as
+//! memcached did, and its misses are interpolated between them: what is left is the eviction policy.
 //!
 //! Speed does not matter here, so the two servers run at the same time, each with its client on a core of its own.
 
@@ -156,8 +157,9 @@ fn compare(setting: &Setting, scale: &Scale, cluster: &Cluster, share: f64) -> R
         }
         ratios.push(ours.misses as f64 / peer.misses.max(1) as f64);
         if seed == 1 || setting.full {
-            let misses = misses_at_items(setting, &trace, memory_mb, &ours, peer.items)?;
-            equal.push(misses / peer.misses.max(1) as f64);
+            let requests_max = scale.requests(cluster) as u64;
+            let trace = Trace::of_one_size(cluster, footprint_bytes, requests_max, seed);
+            equal.push(compare_policies(setting, &trace, memory_mb as u64)?);
         }
     }
     Ok((ratios, equal))
@@ -167,21 +169,22 @@ fn miss_ratio(counted: &Counted) -> f64 {
     counted.misses as f64 / counted.gets.max(1) as f64
 }
 
-/// Our misses with as much memory as holds `items`, between two whole megabytes.
-fn misses_at_items(
-    setting: &Setting,
-    trace: &Trace,
-    memory_mb: f64,
-    ours: &Counted,
-    items: u64,
-) -> Result<f64> {
-    let wanted_mb = memory_mb * items as f64 / ours.items.max(1) as f64;
+/// Our misses over memcached's at `memory_mb`, with as much memory for ours as holds as many items.
+fn compare_policies(setting: &Setting, trace: &Trace, memory_mb: u64) -> Result<f64> {
+    let [ours, peer] = both(setting, trace, [(Kind::Unbuckle, memory_mb), (Kind::Memcached, memory_mb)])?;
+    let wanted_mb = memory_mb as f64 * peer.items as f64 / ours.items.max(1) as f64;
     let low_mb = (wanted_mb.floor() as u64).max(2);
-    let runs = [(Kind::Unbuckle, low_mb), (Kind::Unbuckle, low_mb + 1)];
-    let [low, high] = both(setting, trace, runs)?;
+    let [low, high] = both(setting, trace, [(Kind::Unbuckle, low_mb), (Kind::Unbuckle, low_mb + 1)])?;
     let step = (high.items as f64 - low.items as f64).max(1.0);
-    let place = ((items as f64 - low.items as f64) / step).clamp(0.0, 1.0);
-    Ok(low.misses as f64 + place * (high.misses as f64 - low.misses as f64))
+    let place = ((peer.items as f64 - low.items as f64) / step).clamp(0.0, 1.0);
+    let misses = low.misses as f64 + place * (high.misses as f64 - low.misses as f64);
+    println!(
+        "    one size, {} items: ours at -m {low_mb}..{} {misses:.0} misses, memcached at -m {memory_mb} {}",
+        peer.items,
+        low_mb + 1,
+        peer.misses
+    );
+    Ok(misses / peer.misses.max(1) as f64)
 }
 
 /// Two runs at the same time, each on one core.
