@@ -95,8 +95,8 @@ impl<'r> Region<'r> {
     /// The words that hold a record's metadata. Near the region's end the missing ones read as 0.
     #[inline(always)]
     pub fn head(&self, at: u64) -> [u64; HEAD_WORDS] {
-        match self.run(at, HEAD_WORDS).and_then(|run| run.first_chunk::<HEAD_WORDS>()) {
-            Some(head) => core::array::from_fn(|i| head[i].load(Ordering::Relaxed)),
+        match self.words.get(at as usize..).and_then(|run| run.first_chunk::<HEAD_WORDS>()) {
+            Some(head) => head.each_ref().map(|word| word.load(Ordering::Relaxed)),
             None => core::array::from_fn(|i| self.load(at.wrapping_add(i as u64))),
         }
     }

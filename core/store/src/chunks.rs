@@ -52,7 +52,7 @@ impl Chain {
         out
     }
 
-    fn decode(bytes: &[u8; CHAIN_BYTES]) -> Chain {
+    fn decode(bytes: &[u8]) -> Chain {
         let word = |i: usize| bytes.as_chunks::<8>().0.get(i).map_or(0, |word| u64::from_le_bytes(*word));
         Chain { value_len: word(0), first: word(1), last: word(2) }
     }
@@ -272,7 +272,7 @@ impl<'r> Store<'r> {
 
     /// The chain that a large item's record describes.
     pub(crate) fn chain_at(&self, offset: u64, head: &Head) -> Chain {
-        let mut bytes = [0; CHAIN_BYTES];
+        let mut bytes = [0; CHAIN_BYTES + bytes::SPARE_BYTES];
         bytes::copy_out(self.region.rest_of_page(offset), head.value_start(), CHAIN_BYTES, &mut bytes);
         Chain::decode(&bytes)
     }
@@ -287,7 +287,7 @@ impl<'r> Store<'r> {
 
 /// The value's length as the item's reader is to see it.
 pub(crate) fn large_value_len(item: &Item<'_>) -> usize {
-    let mut bytes = [0; CHAIN_BYTES];
+    let mut bytes = [0; CHAIN_BYTES + bytes::SPARE_BYTES];
     bytes::copy_out(item.words, item.head.value_start(), CHAIN_BYTES, &mut bytes);
     Chain::decode(&bytes).value_len as usize
 }
@@ -677,15 +677,13 @@ impl Old {
 
 /// Copies exactly `out.len()` bytes from byte `start` of `words` on.
 fn copy_exact(words: &[AtomicU64], start: usize, out: &mut [u8]) {
-    let whole = out.len() / 8 * 8;
-    let Some((front, rest)) = out.split_at_mut_checked(whole) else { return };
-    bytes::copy_out(words, start, whole, front);
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        // Near the end of the words the missing bytes read as 0.
-        bytes::copy_out(words, start + whole, rest.len(), &mut last);
-        for (to, from) in rest.iter_mut().zip(last) {
-            *to = from;
-        }
+    // All but the last bytes need no room of their own to spill into.
+    let whole = out.len().saturating_sub(bytes::SPARE_BYTES);
+    bytes::copy_out(words, start, whole, out);
+    let mut last = [0; 2 * bytes::SPARE_BYTES];
+    let rest = out.get_mut(whole..).unwrap_or_default();
+    bytes::copy_out(words, start + whole, rest.len(), &mut last);
+    for (to, from) in rest.iter_mut().zip(last) {
+        *to = from;
     }
 }

@@ -204,6 +204,7 @@ impl<'r> Store<'r> {
             spans: Default::default(),
             stamps: (0, 0),
             now_s: 2,
+            tick_code: Access::tick_code(2),
             key_scratch: Default::default(),
         })
     }
@@ -456,7 +457,7 @@ impl Item<'_> {
         self.head.has(option::LARGE)
     }
 
-    /// Copies the whole value to the front of `out`, in whole words: `out` must have the value's length rounded up to 8.
+    /// Copies the whole value to the front of `out`, which must have 8 bytes more than the value (copies are whole words).
     /// Returns false (and nothing usable) if it has not, or if the item is large.
     #[inline]
     pub fn copy_value(&self, out: &mut [u8]) -> bool {
@@ -569,11 +570,11 @@ pub enum Deleted {
 
 /// A key on its way from one place in the log to another.
 #[derive(Debug)]
-struct KeyScratch([u8; 256]);
+struct KeyScratch([u8; KEY_BYTES_MAX + bytes::SPARE_BYTES]);
 
 impl Default for KeyScratch {
     fn default() -> KeyScratch {
-        KeyScratch([0; 256])
+        KeyScratch([0; KEY_BYTES_MAX + bytes::SPARE_BYTES])
     }
 }
 
@@ -586,6 +587,7 @@ pub struct Worker<'s, 'r> {
     /// Stamps drawn and not used yet.
     stamps: (u64, u64),
     now_s: u32,
+    tick_code: u8,
     key_scratch: KeyScratch,
 }
 
@@ -594,6 +596,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     #[inline]
     pub fn now_set(&mut self, now_s: u32) {
         self.now_s = now_s.max(2);
+        self.tick_code = Access::tick_code(self.now_s);
     }
 
     #[inline]
