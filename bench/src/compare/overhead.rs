@@ -22,8 +22,8 @@ const VALUE_BYTES_MAX: f64 = 8192.0;
 pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
     let seeds = if setting.quick { 1..2 } else { 1..4 };
     for kind in Kind::STORES {
-        let small = fixed(setting, kind, 16)?;
-        let large = fixed(setting, kind, 224)?;
+        let small = fixed(setting, kind, 20)?;
+        let large = fixed(setting, kind, 228)?;
         let metadata_bytes = metadata_bytes(&small, &large);
         let mut slacks = Vec::new();
         for seed in seeds.clone() {
