@@ -33,9 +33,7 @@ impl Calls {
     /// Reads the disassembly.
     pub(crate) fn of(object: &Path) -> Result<Calls> {
         let text = captured(
-            Command::new("objdump")
-                .args(["--disassemble", "--reloc", "--line-numbers"])
-                .arg(object),
+            Command::new("objdump").args(["--disassemble", "--reloc", "--line-numbers"]).arg(object),
         )?;
         let mut calls = Calls::default();
         let (mut function, mut place) = (String::new(), String::new());
@@ -109,7 +107,8 @@ fn relocation_target(line: &str) -> Option<&str> {
     let (_, target) = rest.split_once(char::is_whitespace)?;
     let target = target.trim();
     // A local function is named by its section.
-    let target = target.strip_prefix(".text.unlikely.").or_else(|| target.strip_prefix(".text.")).unwrap_or(target);
+    let target =
+        target.strip_prefix(".text.unlikely.").or_else(|| target.strip_prefix(".text.")).unwrap_or(target);
     Some(target.rsplit_once("-0x").or_else(|| target.rsplit_once("+0x")).map_or(target, |(name, _)| name))
 }
 
