@@ -98,10 +98,10 @@ impl Control {
         loop {
             match workload.check(&self.input[self.consumed..], index) {
                 Reply::Incomplete => self.read_more()?,
-                Reply::Miss => return self.end_line().map(|()| false),
+                Reply::Miss => return self.end_line("a miss", index).map(|()| false),
                 Reply::Hit { bytes } => {
                     self.consumed += bytes;
-                    return self.end_line().map(|()| true);
+                    return self.end_line("a hit", index).map(|()| true);
                 }
                 Reply::Wrong => {
                     let shown = &self.input[self.consumed..];
@@ -111,9 +111,9 @@ impl Control {
         }
     }
 
-    fn end_line(&mut self) -> Result<()> {
+    fn end_line(&mut self, after: &str, index: u32) -> Result<()> {
         let line = self.line()?;
-        ensure!(line == "END", "expected END after a value, got {line:?}");
+        ensure!(line == "END", "expected END for {after} of key {index:x}, got {line:?}");
         Ok(())
     }
 

@@ -139,9 +139,11 @@ fn child(name: &str, items: u32) -> Result<()> {
     let (warm_up, counted) = indices.split_at(OPERATIONS);
     let counters = Counters::default();
     let mut hands = match subject {
-        Subject::ServeGet | Subject::ServeSet => {
-            Hands::Engine(Engine::new(worker, Settings { cas: true, flush_enabled: true }, &counters))
-        }
+        Subject::ServeGet | Subject::ServeSet => Hands::Engine(Box::new(Engine::new(
+            worker,
+            Settings { cas: true, flush_enabled: true },
+            &counters,
+        ))),
         _ => Hands::Worker(worker),
     };
     for (indices, count) in [(warm_up, false), (counted, true)] {
@@ -191,7 +193,7 @@ fn fill(worker: &mut Worker<'_, '_>, items: u32, until_full: bool) -> Result<u32
 
 enum Hands<'s, 'r> {
     Worker(Worker<'s, 'r>),
-    Engine(Engine<'s, 'r>),
+    Engine(Box<Engine<'s, 'r>>),
 }
 
 impl Hands<'_, '_> {

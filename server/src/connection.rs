@@ -18,7 +18,7 @@ pub(crate) struct Connection<'b> {
     pub(crate) session: Session,
     /// Request bytes that have been read and not consumed.
     pub(crate) input: Parked<'b>,
-    /// Reply bytes that the socket did not take. Not empty means stalled.
+    /// Reply bytes that the socket did not take.
     pub(crate) output: Parked<'b>,
     /// How much the next read asks for: doubled while reads come back full, back to the least when replies pile up.
     pub(crate) read_bytes: usize,
@@ -32,8 +32,10 @@ pub(crate) struct Connection<'b> {
     pub(crate) closing: bool,
     /// Has not taken a reply at once before: its replies are made in smaller portions.
     pub(crate) stalled_before: bool,
-    /// Has an entry in the list of stalls.
-    pub(crate) listed_stalled: bool,
+    /// Waits until the socket takes more of its reply: of what is parked, or of what the engine makes again.
+    pub(crate) stalled: bool,
+    /// The poll tells when the socket takes more, and the list of stalls has an entry.
+    pub(crate) stall_noted: bool,
     /// Numbers this connection's stalls, so that an old entry in the list of stalls can be told from a new one.
     pub(crate) stalls: u32,
     /// Waits in the worker's queue for its next turn.
@@ -56,16 +58,13 @@ impl<'b> Connection<'b> {
             midway: false,
             closing: false,
             stalled_before: false,
-            listed_stalled: false,
+            stalled: false,
+            stall_noted: false,
             stalls: 0,
             queued: false,
             last_turn_s: now_s,
             seat,
         }
-    }
-
-    pub(crate) fn is_stalled(&self) -> bool {
-        !self.output.is_empty()
     }
 }
 

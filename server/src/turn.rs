@@ -17,14 +17,13 @@ const INPUT_BYTES: usize = INPUT_BYTES_MIN + (64 << 10);
 const _: () = assert!(INPUT_BYTES >= INPUT_BYTES_MIN + READ_BYTES_MIN);
 /// A batch of small replies goes out in one piece; of large ones not more than a stalled client may leave to park.
 const OUTPUT_BYTES: usize = 2 * OUTPUT_BYTES_MIN;
-/// While nobody else waits, a connection may go on for this many times `-R` requests.
-const REQUESTS_FACTOR_ALONE: u32 = 8;
+/// While nobody else waits, a connection that has used up its `-R` requests yields to itself, this many times.
+const RENEWALS_ALONE: u32 = 7;
 /// Reply bytes of one turn: a client that asks for much and reads fast must not hold up the others.
 const SENT_BYTES_PER_TURN: usize = 8 * OUTPUT_BYTES;
-/// What a stalled client may still send ahead: enough for one that writes all its requests before it reads.
+/// What a stalled client may still send ahead: enough for one that writes all its requests before it reads. When memory
+/// for such things is not ample, nothing.
 const AHEAD_BYTES_MAX: usize = INPUT_BYTES_MIN;
-/// The same when memory is short.
-const AHEAD_BYTES_SHORT: usize = READ_BYTES_MIN;
 
 /// How a turn ended.
 #[derive(Debug)]
@@ -53,6 +52,13 @@ pub(crate) struct Server<'s, 'r> {
     pub(crate) now_s: u32,
     pub(crate) input: Box<[u8]>,
     pub(crate) output: Box<[u8]>,
+}
+
+/// What a connection may do in one turn.
+struct Allowance {
+    requests: u32,
+    /// How many times `requests` starts over.
+    renewals: u32,
 }
 
 enum Received {
@@ -96,16 +102,18 @@ impl<'s, 'r> Server<'s, 'r> {
 
     /// Gives `connection` its turn. `alone`: no other connection is known to wait.
     pub(crate) fn turn(&mut self, connection: &mut Connection<'s>, alone: bool) -> Turn {
-        if connection.is_stalled() {
+        if connection.stalled {
             match self.send_parked(connection) {
                 Sent::All if connection.closing => return Turn::Close,
-                Sent::All => {}
+                Sent::All => connection.stalled = false,
                 Sent::Part(_) => return self.read_ahead(connection),
                 Sent::Broken => return Turn::Close,
             }
         }
-        let factor = if alone { REQUESTS_FACTOR_ALONE } else { 1 };
-        let mut requests_left = self.shared.options.requests_per_event.saturating_mul(factor);
+        let mut allowance = Allowance {
+            requests: self.shared.options.requests_per_event,
+            renewals: if alone { RENEWALS_ALONE } else { 0 },
+        };
         let mut filled = connection.input.move_to(&mut self.input);
         let mut serve_first = std::mem::take(&mut connection.midway);
         loop {
@@ -120,15 +128,15 @@ impl<'s, 'r> Server<'s, 'r> {
                 }
             }
             serve_first = false;
-            match self.serve(connection, &mut filled, &mut requests_left) {
+            match self.serve(connection, &mut filled, &mut allowance) {
                 Step::Read => {}
                 Step::Yielded => {
                     connection.midway = true;
-                    self.counts.yields.add(1);
                     return Turn::Again(Leftover { input_bytes: filled, ..Leftover::default() });
                 }
                 Step::Stalled { unsent, long_reply } => {
                     connection.midway = true;
+                    connection.stalled = true;
                     connection.stalled_before = true;
                     return Turn::Wait(Leftover { input_bytes: filled, output: unsent, long_reply });
                 }
@@ -168,9 +176,9 @@ impl<'s, 'r> Server<'s, 'r> {
 
     /// Serves the first `filled` bytes of the input buffer and sends the replies. What is not consumed is moved to
     /// the front.
-    fn serve(&mut self, connection: &mut Connection<'_>, filled: &mut usize, requests_left: &mut u32) -> Step {
+    fn serve(&mut self, connection: &mut Connection<'_>, filled: &mut usize, allowance: &mut Allowance) -> Step {
         let mut start = 0;
-        let step = self.serve_from(connection, &mut start, *filled, requests_left);
+        let step = self.serve_from(connection, &mut start, *filled, allowance);
         if start > 0 {
             self.input.copy_within(start..*filled, 0);
             *filled -= start;
@@ -183,7 +191,7 @@ impl<'s, 'r> Server<'s, 'r> {
         connection: &mut Connection<'_>,
         start: &mut usize,
         end: usize,
-        requests_left: &mut u32,
+        allowance: &mut Allowance,
     ) -> Step {
         let mut portion = if connection.stalled_before { OUTPUT_BYTES_MIN } else { OUTPUT_BYTES };
         let mut written = 0;
@@ -191,10 +199,10 @@ impl<'s, 'r> Server<'s, 'r> {
         loop {
             let mut output = Output { bytes: &mut self.output[..portion], filled: written };
             let input = &self.input[*start..end];
-            let served = self.engine.serve(&mut connection.session, input, &mut output, *requests_left);
+            let served = self.engine.serve(&mut connection.session, input, &mut output, allowance.requests);
             written = output.filled;
             *start += served.consumed;
-            *requests_left = requests_left.saturating_sub(served.requests);
+            allowance.requests = allowance.requests.saturating_sub(served.requests);
             let step = match served.next {
                 Next::Input => Step::Read,
                 Next::Output => {
@@ -207,14 +215,15 @@ impl<'s, 'r> Server<'s, 'r> {
                         step => return step,
                     }
                 }
+                Next::Yield if self.renew(allowance) => continue,
                 Next::Yield => Step::Yielded,
                 Next::Close => Step::Close,
                 Next::Admin { len, skip } => {
                     let step = self.administer(connection, *start, len, &mut written);
                     *start = (*start + skip).min(end);
-                    *requests_left = requests_left.saturating_sub(1);
+                    allowance.requests = allowance.requests.saturating_sub(1);
                     match step {
-                        Step::Read if *requests_left > 0 => continue,
+                        Step::Read if allowance.requests > 0 || self.renew(allowance) => continue,
                         Step::Read => Step::Yielded,
                         step => return step,
                     }
@@ -228,6 +237,15 @@ impl<'s, 'r> Server<'s, 'r> {
                 }
             };
         }
+    }
+
+    /// The connection has used up its requests. True: it may go on all the same.
+    fn renew(&self, allowance: &mut Allowance) -> bool {
+        self.counts.yields.add(1);
+        let Some(renewals) = allowance.renewals.checked_sub(1) else { return false };
+        allowance.renewals = renewals;
+        allowance.requests = self.shared.options.requests_per_event;
+        true
     }
 
     /// Sends the output buffer's first `written` bytes, and sets that back to 0. `Step::Read` when all are gone.
@@ -282,6 +300,9 @@ impl<'s, 'r> Server<'s, 'r> {
     }
 
     fn send_parked(&mut self, connection: &mut Connection<'_>) -> Sent {
+        if connection.output.is_empty() {
+            return Sent::All;
+        }
         let sent = send(&connection.socket, connection.output.rest(), self.counts);
         match sent {
             Sent::All => connection.output.clear(),
@@ -294,8 +315,7 @@ impl<'s, 'r> Server<'s, 'r> {
     /// Takes more requests in while the replies do not go out, up to a bound: a client that writes them all before it
     /// reads the first reply would else wait for us as we wait for it.
     fn read_ahead(&mut self, connection: &mut Connection<'_>) -> Turn {
-        let ample = self.shared.budget.is_ample();
-        let most = if ample { AHEAD_BYTES_MAX } else { AHEAD_BYTES_SHORT };
+        let most = if self.shared.budget.is_ample() { AHEAD_BYTES_MAX } else { 0 };
         let mut filled = 0;
         while connection.readable && connection.input.len() + filled < most {
             connection.read_bytes = READ_BYTES_MIN.max(most - connection.input.len() - filled);

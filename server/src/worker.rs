@@ -1,6 +1,6 @@
 //! A worker: one thread, one poll, and the connections that it was given.
 //!
-//! Edge-triggered epoll: a socket is registered once and never touched again, whatever it waits for. Connections that
+//! Edge-triggered epoll: a socket is registered once, and again only when it has not taken a reply. Connections that
 //! have more to do than their turn allows wait in a queue, and are served between polls. Workers share no connection
 //! and hold no lock while they serve.
 
@@ -28,6 +28,9 @@ const TICK: u64 = OWN;
 const BELL: u64 = OWN | 1;
 const DATAGRAMS: u64 = OWN | 1 << 32;
 const ACCEPTOR: u64 = OWN | 2 << 32;
+/// What a connection is registered for while it is not stalled.
+const WAIT_FOR_INPUT: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
+
 const KIND_MASK: u64 = OWN | 0x7fff_ffff << 32;
 
 pub(crate) struct Worker<'s, 'r> {
@@ -143,9 +146,6 @@ impl<'s, 'r> Worker<'s, 'r> {
             connection.readable = true;
         } else if flags.contains(EventFlags::IN) {
             connection.readable = true;
-        } else if !connection.is_stalled() {
-            // It can be written to, which it always could.
-            return;
         }
         if !connection.queued {
             self.give_turn(token, alone);
@@ -208,7 +208,7 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn note_turn(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        let state = if connection.is_stalled() {
+        let state = if connection.stalled {
             State::Stalled
         } else if !connection.session.is_idle() || connection.input.rest().contains(&b'\n') {
             State::PartRead
@@ -217,26 +217,36 @@ impl<'s, 'r> Worker<'s, 'r> {
         };
         connection.last_turn_s = self.server.now_s;
         self.shared.roster.note(connection.seat, state, self.server.now_s);
-        let midway = connection.midway && connection.is_stalled();
-        if connection.is_stalled() && !connection.listed_stalled {
-            connection.listed_stalled = true;
-            connection.stalls = connection.stalls.wrapping_add(1);
-            self.stalled.push_back((token, connection.stalls));
-            if self.stalled.len() > 2 * self.connections.len() + 16 {
-                self.forget_past_stalls();
-            }
-            if midway {
-                self.bound_pins(token);
-            }
-        } else if !connection.is_stalled() {
-            connection.listed_stalled = false;
+        if connection.stalled != connection.stall_noted {
+            self.note_stall(token);
+        }
+    }
+
+    /// A connection has stalled, or goes on.
+    fn note_stall(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.stall_noted = connection.stalled;
+        let flags = if connection.stalled { WAIT_FOR_INPUT | EventFlags::OUT } else { WAIT_FOR_INPUT };
+        // It reports at once what has come meanwhile, so that nothing is missed.
+        let _ = epoll::modify(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), flags);
+        if !connection.stalled {
+            return;
+        }
+        connection.stalls = connection.stalls.wrapping_add(1);
+        let holds_pin = !connection.session.is_idle();
+        self.stalled.push_back((token, connection.stalls));
+        if self.stalled.len() > 2 * self.connections.len() + 16 {
+            self.forget_past_stalls();
+        }
+        if holds_pin {
+            self.bound_pins(token);
         }
     }
 
     fn forget_past_stalls(&mut self) {
         let connections = &mut self.connections;
         self.stalled.retain(|(token, stall)| {
-            connections.get_mut(*token).is_some_and(|connection| connection.listed_stalled && connection.stalls == *stall)
+            connections.get_mut(*token).is_some_and(|connection| connection.stalled && connection.stalls == *stall)
         });
     }
 
@@ -286,9 +296,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         let seat = self.shared.roster.enter(arrival.socket.as_raw_fd(), entry, State::New, now_s);
         let connection = Connection::new(arrival.socket, seat, &self.shared.budget, now_s);
         let token = self.connections.insert(connection);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let Some(connection) = self.connections.get_mut(token) else { return Ok(()) };
-        let added = epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), flags);
+        let added = epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), WAIT_FOR_INPUT);
         if added.is_err()
             && let Some(connection) = self.connections.remove(token)
         {

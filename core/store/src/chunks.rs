@@ -11,7 +11,7 @@ use crate::log::{Body, Need, Staged};
 use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
 use crate::write::{Committed, Expect};
-use crate::{Condition, Item, Key, Mark, NewItem, Refused, Rewrite, Store, Stored, Worker};
+use crate::{Condition, Item, Key, Mark, NewItem, Refused, Rewrite, Rewritten, Store, Stored, Worker};
 use unbuckle_layout::bytes::{self, Writer};
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::line::State;
@@ -69,10 +69,22 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// Length of the whole value, bytes.
+    pub fn value_len(&self) -> u64 {
+        self.chain.value_len
+    }
+
     /// Bytes still to come.
     pub fn remaining(&self) -> u64 {
         self.chain.value_len - self.received
     }
+}
+
+/// Where [`Worker::finish_join`] puts the uploaded value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Before,
+    After,
 }
 
 /// A large value that stays readable until unpinned. Must be given back to `unpin`.
@@ -484,6 +496,91 @@ impl<'s, 'r> Worker<'s, 'r> {
             self.store.release_chain(&upload.chain);
         }
         committed
+    }
+
+    /// Stores what was uploaded together with the value that `key` has now: append and prepend of large values.
+    /// `fits` sees the old item and may decline.
+    pub fn finish_join(
+        &mut self,
+        upload: Upload,
+        key: &Key<'_>,
+        side: Side,
+        mut fits: impl FnMut(&Item<'_>) -> bool,
+    ) -> Rewritten<()> {
+        let joined = if upload.remaining() == 0 {
+            self.join(&upload, key, side, &mut fits)
+        } else {
+            Rewritten::Declined(())
+        };
+        self.abort_upload(upload);
+        joined
+    }
+
+    fn join(
+        &mut self,
+        upload: &Upload,
+        key: &Key<'_>,
+        side: Side,
+        fits: &mut impl FnMut(&Item<'_>) -> bool,
+    ) -> Rewritten<()> {
+        loop {
+            let epoch = self.store.epoch(self.now_s);
+            let Ok((place, state)) = self.read_for_rewrite(key, epoch) else { return Rewritten::NotFound };
+            let words = self.store.region.rest_of_page(place.offset);
+            let access = crate::access::Access(place.line.mark(place.slot));
+            let fits = fits(&Item { words, head: place.head, access, now_s: self.now_s });
+            let Some(old) = self.old_value(key, &place, state) else { continue };
+            let joined =
+                if fits { self.copy_joined(upload, key, side, &old) } else { Err(Refused::TooLarge) };
+            if let Old::Large(pin) = old {
+                self.unpin(pin);
+            }
+            let joined = match joined {
+                Ok(joined) => joined,
+                Err(_) if !place.line.unchanged(state) => continue,
+                Err(_) if !fits => return Rewritten::Declined(()),
+                Err(refused) => return Rewritten::Refused(refused),
+            };
+            self.settle(&joined);
+            let mut head = place.head;
+            head.stamp = self.draw_stamp(head.stamp);
+            head.cas = head.stamp;
+            head.options = head.options & !option::CAS | option::LARGE;
+            match self.commit_chain(key, &place, state, head, &joined.chain) {
+                Ok(Committed::Done { cas }) => {
+                    self.count(Count::TotalItems);
+                    return Rewritten::Done { cas };
+                }
+                other => {
+                    self.store.release_chain(&joined.chain);
+                    if let Err(refused) = other {
+                        return Rewritten::Refused(refused);
+                    }
+                }
+            }
+        }
+    }
+
+    fn copy_joined(
+        &mut self,
+        upload: &Upload,
+        key: &Key<'_>,
+        side: Side,
+        old: &Old,
+    ) -> Result<Upload, Refused> {
+        let new = Old::Large(Pin { chain: upload.chain, chunk: upload.chain.first, index: 0 });
+        let mut joined = self.begin_upload(key.bytes.len(), old.len().saturating_add(new.len()))?;
+        let (first, second) = match side {
+            Side::Before => (&new, old),
+            Side::After => (old, &new),
+        };
+        match self.copy_old(&mut joined, first).and_then(|()| self.copy_old(&mut joined, second)) {
+            Ok(()) => Ok(joined),
+            Err(refused) => {
+                self.abort_upload(joined);
+                Err(refused)
+            }
+        }
     }
 
     fn commit_chain(

@@ -37,6 +37,13 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
     }
 
+    /// One step of growth, whatever the index holds.
+    #[cfg(shuttle)]
+    #[doc(hidden)]
+    pub fn grow_for_test(&mut self) {
+        self.grow();
+    }
+
     /// Adds a line to the index, if a page for it can be had.
     #[cold]
     fn grow(&mut self) -> bool {

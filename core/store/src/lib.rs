@@ -23,7 +23,7 @@ mod read;
 mod reclaim;
 mod write;
 
-pub use chunks::{Pin, Upload};
+pub use chunks::{Pin, Side, Upload};
 pub use counts::{Counts, WorkerCounts};
 pub use pages::Page;
 

@@ -254,7 +254,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
     }
 
-    fn read_for_rewrite(&mut self, key: &Key<'_>, epoch: Epoch) -> Result<(Place<'r>, State), ()> {
+    pub(crate) fn read_for_rewrite(&mut self, key: &Key<'_>, epoch: Epoch) -> Result<(Place<'r>, State), ()> {
         loop {
             match self.store.try_read(key, epoch, |_, place, state| (*place, state)) {
                 Try::Hit(found) => return Ok(found),

@@ -31,7 +31,9 @@ struct Record {
 pub(crate) enum Verdict {
     Unlimited,
     /// Serve it, with replies of so many bytes together.
-    Limited { reply_bytes_max: usize },
+    Limited {
+        reply_bytes_max: usize,
+    },
     /// Over its rate.
     Drop,
 }

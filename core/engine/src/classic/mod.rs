@@ -6,6 +6,8 @@
 mod retrieval;
 mod single;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use crate::session::{Phase, Retrieval, Session};
 use crate::{Engine, Next, Step, Turn};
