@@ -1,6 +1,6 @@
 //! Metadata and slack: what of `-m` is neither key nor value.
 //!
-//! Two fills with small fixed sizes, multiples of 8 so that rounding costs nothing, give two equations
+//! Two fills with small sizes of which rounding to 8 bytes loses nothing (metadata is 12 bytes and index), give two equations
 //! `limit * (1 - idle) = items * (key + value + metadata)`, whence metadata per item and the share of memory that
 //! is idle for any size (unfinished pages, free reserve). A third fill, with value sizes log-uniform in 1..=8192
 //! drawn by seed, gives the slack: the share of memory that is neither key, value nor that metadata. The index
