@@ -84,7 +84,7 @@ pub fn equal(words: &[AtomicU64], start: usize, bytes: &[u8]) -> bool {
 /// The bits of a word's first `bytes` bytes, 0 to 8.
 #[inline(always)]
 fn mask(bytes: usize) -> u64 {
-    if bytes >= 8 { u64::MAX } else { (1 << (8 * bytes as u32 & 63)) - 1 }
+    if bytes >= 8 { u64::MAX } else { (1 << ((8 * bytes as u32) & 63)) - 1 }
 }
 
 /// Up to 8 bytes as the low end of a word.
@@ -95,7 +95,7 @@ fn partial(bytes: &[u8]) -> u64 {
     }
     // Two halves that may overlap, instead of a loop over bytes.
     if let (Some(low), Some(high)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        let high = u64::from(u32::from_le_bytes(*high)) << (8 * (bytes.len() as u32 - 4) & 63);
+        let high = u64::from(u32::from_le_bytes(*high)) << ((8 * (bytes.len() as u32 - 4)) & 63);
         return u64::from(u32::from_le_bytes(*low)) | high;
     }
     let mut word = 0;
