@@ -150,7 +150,9 @@ impl<'s, 'r> Acceptor<'s, 'r> {
         if self.reserve.take().is_none() {
             return self.pause();
         }
-        if let Ok(socket) = rustix::net::accept_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+        if let Ok(socket) =
+            rustix::net::accept_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+        {
             self.reject(&socket);
         }
         self.reserve = open_reserve();

@@ -125,7 +125,12 @@ const PARKED_SHARE: u64 = 64;
 /// Descriptors that are listed beside those of connections.
 const ROSTER_ROWS_BESIDE: usize = 256;
 
-fn share<'r>(options: Options, store: Store<'r>, listening: &Listening, clock: Clock) -> Result<Shared<'r>, Refusal> {
+fn share<'r>(
+    options: Options,
+    store: Store<'r>,
+    listening: &Listening,
+    clock: Clock,
+) -> Result<Shared<'r>, Refusal> {
     let desks = (0..options.threads).map(|_| Desk::new()).collect::<Result<Vec<_>, _>>();
     let roster = Roster::new(options.connections_max as usize + ROSTER_ROWS_BESIDE);
     for listener in &listening.listeners {
@@ -198,7 +203,9 @@ fn serve_with_threads<'s>(
         let accepted = acceptor.run().map_err(|error| failure("the acceptor's poll failed", error));
         shared.stop();
         for worker in workers {
-            worker.join().unwrap_or_else(|_| Err(Refusal::new(exit::FAILURE, "a worker ended by a panic")))?;
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(Refusal::new(exit::FAILURE, "a worker ended by a panic")))?;
         }
         accepted
     })

@@ -70,10 +70,13 @@ pub(crate) fn open(options: &Options) -> Result<Listening, Refusal> {
         listening.listeners.push(open_unix(path, options)?);
     }
     if let Some(port) = options.tcp_port {
-        listening.listeners.extend(open_all(options, port, "TCP", |address| open_tcp(address, options.backlog))?);
+        listening
+            .listeners
+            .extend(open_all(options, port, "TCP", |address| open_tcp(address, options.backlog))?);
     }
     if let Some(port) = options.udp_port {
-        listening.datagram_doors = open_all(options, port, "UDP", |address| open_udp(address, options.threads))?;
+        listening.datagram_doors =
+            open_all(options, port, "UDP", |address| open_udp(address, options.threads))?;
     }
     write_port_file(&listening);
     Ok(listening)
@@ -124,9 +127,9 @@ fn resolve(entry: &ListenAddress, port: u16) -> Result<Vec<SocketAddr>, Refusal>
         let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         return Ok(any.map(|address| SocketAddr::new(address, port)).to_vec());
     };
-    let addresses = (host.as_str(), port).to_socket_addrs().map_err(|error| {
-        Refusal::new(exit::OS_ERROR, format!("failed to listen on {host}: {error}"))
-    })?;
+    let addresses = (host.as_str(), port)
+        .to_socket_addrs()
+        .map_err(|error| Refusal::new(exit::OS_ERROR, format!("failed to listen on {host}: {error}")))?;
     let mut unique: Vec<SocketAddr> = Vec::new();
     for address in addresses {
         if !unique.contains(&address) {
@@ -218,7 +221,8 @@ fn open_unix(path: &Path, options: &Options) -> Result<Listener, Refusal> {
         rustix::fs::unlink(path).map_err(refuse)?;
     }
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(refuse)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(refuse)?;
     let address = SocketAddrUnix::new(path).map_err(refuse)?;
     let mask_before = rustix::process::umask(Mode::from_raw_mode(!options.unix_mask & 0o777));
     let bound = rustix::net::bind(&socket, &address);
@@ -254,7 +258,6 @@ fn write_port_file(listening: &Listening) {
         eprintln!("cannot write the ports to {}: {error}", path.display());
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -82,7 +82,9 @@ pub fn store(options: &Options, seed: [u64; 2]) -> Result<Store<'static>, Refusa
         relax: std::thread::yield_now,
     };
     Store::new(parts, &settings).map_err(|error| match error {
-        Unusable::Limit => refuse(&format_args!("at least {} MB is needed", unbuckle_store::LIMIT_BYTES_MIN >> 20)),
+        Unusable::Limit => {
+            refuse(&format_args!("at least {} MB is needed", unbuckle_store::LIMIT_BYTES_MIN >> 20))
+        }
         Unusable::Tables => refuse(&"its tables do not fit"),
     })
 }
@@ -95,7 +97,8 @@ fn to_count(count: u64) -> usize {
 /// Physical memory of the machine in bytes.
 pub fn physical_bytes() -> u64 {
     // SAFETY: sysconf only reads its argument.
-    let (pages, page_bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let (pages, page_bytes) =
+        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
     (pages.max(0) as u64).saturating_mul(page_bytes.max(0) as u64)
 }
 

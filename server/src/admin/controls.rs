@@ -92,7 +92,9 @@ pub(super) fn lru(arguments: &[&[u8]]) -> &'static [u8] {
     match arguments {
         [b"tune", hot, warm, hot_factor, warm_factor, ..] => {
             let (Some(hot), Some(warm)) = (number(hot), number(warm)) else { return ERROR };
-            let (Some(hot_factor), Some(warm_factor)) = (float(hot_factor), float(warm_factor)) else { return ERROR };
+            let (Some(hot_factor), Some(warm_factor)) = (float(hot_factor), float(warm_factor)) else {
+                return ERROR;
+            };
             if hot.saturating_add(warm) > 80 {
                 b"ERROR hot and warm pcts must not exceed 80"
             } else if hot_factor <= 0.0 || warm_factor <= 0.0 {
@@ -116,7 +118,9 @@ pub(super) fn lru_crawler(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static 
             _ => b"BADCLASS invalid class id",
         },
         [b"metadump" | b"mgdump", _] if !shared.options.dump_enabled => b"ERROR metadump not allowed",
-        [b"metadump" | b"mgdump", classes] if !matches!(*classes, b"all" | b"hash") && !is_class_list(classes) => {
+        [b"metadump" | b"mgdump", classes]
+            if !matches!(*classes, b"all" | b"hash") && !is_class_list(classes) =>
+        {
             b"BADCLASS invalid class id"
         }
         [b"metadump", _] => b"SERVER_ERROR lru_crawler metadump not supported yet",
@@ -138,8 +142,16 @@ fn is_class_list(text: &[u8]) -> bool {
 
 pub(super) fn watch(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
     const KINDS: [&[u8]; 10] = [
-        b"rawcmds", b"evictions", b"fetchers", b"mutations", b"sysevents", b"connevents", b"proxyreqs",
-        b"proxyevents", b"proxyuser", b"deletions",
+        b"rawcmds",
+        b"evictions",
+        b"fetchers",
+        b"mutations",
+        b"sysevents",
+        b"connevents",
+        b"proxyreqs",
+        b"proxyevents",
+        b"proxyuser",
+        b"deletions",
     ];
     if !shared.options.watch_enabled {
         b"CLIENT_ERROR watch commands not allowed"

@@ -21,7 +21,8 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
             *totals.entry(name).or_default() += value;
         }
     }
-    let door = |count: fn(&DoorCounts) -> &Count| shared.desks.iter().map(|desk| count(&desk.door).value()).sum();
+    let door =
+        |count: fn(&DoorCounts) -> &Count| shared.desks.iter().map(|desk| count(&desk.door).value()).sum();
     let counts = shared.store.counts();
     totals.extend([
         ("total_connections", shared.accept.accepted.value()),
@@ -119,26 +120,69 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
 }
 
 const REQUESTS: [&str; 22] = [
-    "cmd_get", "cmd_set", "cmd_flush", "cmd_touch", "cmd_meta", "get_hits", "get_misses", "get_expired",
-    "get_flushed", "delete_misses", "delete_hits", "incr_misses", "incr_hits", "decr_misses", "decr_hits",
-    "cas_misses", "cas_hits", "cas_badval", "touch_hits", "touch_misses", "store_too_large", "store_no_memory",
+    "cmd_get",
+    "cmd_set",
+    "cmd_flush",
+    "cmd_touch",
+    "cmd_meta",
+    "get_hits",
+    "get_misses",
+    "get_expired",
+    "get_flushed",
+    "delete_misses",
+    "delete_hits",
+    "incr_misses",
+    "incr_hits",
+    "decr_misses",
+    "decr_hits",
+    "cas_misses",
+    "cas_hits",
+    "cas_badval",
+    "touch_hits",
+    "touch_misses",
+    "store_too_large",
+    "store_no_memory",
 ];
 
 const SLABS: [&str; 6] = [
-    "slab_reassign_rescues", "slab_reassign_chunk_rescues", "slab_reassign_inline_reclaim",
-    "slab_reassign_busy_items", "slab_reassign_busy_deletes", "slab_reassign_busy_nomem",
+    "slab_reassign_rescues",
+    "slab_reassign_chunk_rescues",
+    "slab_reassign_inline_reclaim",
+    "slab_reassign_busy_items",
+    "slab_reassign_busy_deletes",
+    "slab_reassign_busy_nomem",
 ];
 
 const THREADS_AND_LOGS: [&str; 13] = [
-    "slab_reassign_running", "slabs_moved", "lru_crawler_running", "lru_crawler_starts", "lru_maintainer_juggles",
-    "malloc_fails", "log_worker_dropped", "log_worker_written", "log_watcher_skipped", "log_watcher_sent",
-    "log_watchers", "unexpected_napi_ids", "round_robin_fallback",
+    "slab_reassign_running",
+    "slabs_moved",
+    "lru_crawler_running",
+    "lru_crawler_starts",
+    "lru_maintainer_juggles",
+    "malloc_fails",
+    "log_worker_dropped",
+    "log_worker_written",
+    "log_watcher_skipped",
+    "log_watcher_sent",
+    "log_watchers",
+    "unexpected_napi_ids",
+    "round_robin_fallback",
 ];
 
 const ITEMS: [&str; 13] = [
-    "expired_unfetched", "evicted_unfetched", "evicted_active", "evictions", "reclaimed", "crawler_reclaimed",
-    "crawler_items_checked", "lrutail_reflocked", "moves_to_cold", "moves_to_warm", "moves_within_lru",
-    "direct_reclaims", "lru_bumps_dropped",
+    "expired_unfetched",
+    "evicted_unfetched",
+    "evicted_active",
+    "evictions",
+    "reclaimed",
+    "crawler_reclaimed",
+    "crawler_items_checked",
+    "lrutail_reflocked",
+    "moves_to_cold",
+    "moves_to_warm",
+    "moves_within_lru",
+    "direct_reclaims",
+    "lru_bumps_dropped",
 ];
 
 fn process(shared: &Shared<'_>, reply: &mut Vec<u8>) {
@@ -185,8 +229,17 @@ pub(super) fn own(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     since.all(
         reply,
         &[
-            "index_evictions", "relocated", "ghost_hits", "read_retries", "locked_reads", "corrupt", "out_of_memory", "udp_dropped_malformed",
-            "udp_dropped_rate", "udp_dropped_size", "udp_dropped_unsent",
+            "index_evictions",
+            "relocated",
+            "ghost_hits",
+            "read_retries",
+            "locked_reads",
+            "corrupt",
+            "out_of_memory",
+            "udp_dropped_malformed",
+            "udp_dropped_rate",
+            "udp_dropped_size",
+            "udp_dropped_unsent",
         ],
     );
 }

@@ -29,7 +29,8 @@ const WORDS_MAX: usize = 24;
 
 /// Answers `line` (without its line end) into `reply`.
 pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, now_s: u32, reply: &mut Vec<u8>) -> Outcome {
-    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).take(WORDS_MAX).collect();
+    let words: Vec<&[u8]> =
+        line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).take(WORDS_MAX).collect();
     let Some((command, arguments)) = words.split_first() else {
         reply.extend_from_slice(b"ERROR\r\n");
         return Outcome::Replied;

@@ -162,7 +162,9 @@ mod tests {
         let private = Cidr::private_ranges();
         assert_eq!(private.len(), PRIVATE_RANGES.len());
         let allowed = |text: &str| private.iter().any(|range| range.contains(text.parse().unwrap()));
-        for inside in ["127.1.2.3", "10.0.0.1", "172.31.255.255", "192.168.3.4", "::1", "fd00::1", "::ffff:10.0.0.1"] {
+        for inside in
+            ["127.1.2.3", "10.0.0.1", "172.31.255.255", "192.168.3.4", "::1", "fd00::1", "::ffff:10.0.0.1"]
+        {
             assert!(allowed(inside), "{inside}");
         }
         for outside in ["8.8.8.8", "172.32.0.1", "2001:db8::1", "11.0.0.0"] {

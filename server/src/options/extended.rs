@@ -44,7 +44,9 @@ struct Suboption {
 enum Shows {
     Nothing,
     Text(&'static str),
-    Value { unit: u64 },
+    Value {
+        unit: u64,
+    },
     /// With this many digits after the point.
     Decimal(usize),
 }
@@ -68,7 +70,10 @@ const ANY: u64 = u32::MAX as u64;
 
 static SUBOPTIONS: &[Suboption] = &[
     Suboption { effect: Effect::MaxConnectionsFast(true), ..bare("maxconns_fast", "maxconns_fast", "yes") },
-    Suboption { effect: Effect::MaxConnectionsFast(false), ..bare("no_maxconns_fast", "maxconns_fast", "no") },
+    Suboption {
+        effect: Effect::MaxConnectionsFast(false),
+        ..bare("no_maxconns_fast", "maxconns_fast", "no")
+    },
     Suboption { effect: Effect::IdleTimeout, ..whole("idle_timeout", 0, ANY, 1) },
     Suboption { effect: Effect::ChunkMax, ..whole("slab_chunk_max", 1, 1024, 1024) },
     Suboption { setting: "hashpower_init", ..whole("hashpower", 12, 32, 1) },
@@ -155,7 +160,12 @@ pub struct Extended {
 
 impl Default for Extended {
     fn default() -> Extended {
-        Extended { max_connections_fast: true, idle_timeout_s: 0, chunk_bytes_max: None, shown: BTreeMap::new() }
+        Extended {
+            max_connections_fast: true,
+            idle_timeout_s: 0,
+            chunk_bytes_max: None,
+            shown: BTreeMap::new(),
+        }
     }
 }
 
@@ -263,7 +273,9 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused() {
-        for list in ["fooble", "hot_lru_pct", "hot_lru_pct=90", "hashpower=3", "hash_algorithm=md5", "idle_timeout=x"] {
+        for list in
+            ["fooble", "hot_lru_pct", "hot_lru_pct=90", "hashpower=3", "hash_algorithm=md5", "idle_timeout=x"]
+        {
             assert_eq!(apply(list).unwrap_err().exit_code, 1, "{list}");
         }
     }

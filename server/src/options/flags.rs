@@ -66,13 +66,7 @@ pub(super) struct Flag {
     pub(super) help: &'static str,
 }
 
-const fn flag(
-    id: Id,
-    short: char,
-    long: &'static str,
-    takes: Takes,
-    help: &'static str,
-) -> Flag {
+const fn flag(id: Id, short: char, long: &'static str, takes: Takes, help: &'static str) -> Flag {
     Flag { id, short: Some(short), long: Some(long), takes, help }
 }
 
@@ -83,7 +77,13 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(Id::Port, 'p', "port", Value("num"), "TCP port (default: 11211; 0: no TCP; -1: any free port)"),
     flag(Id::UdpPort, 'U', "udp-port", Value("num"), "UDP port (default: 0, off)"),
     flag(Id::UnixSocket, 's', "unix-socket", Value("file"), "listen on this unix socket, and on no network"),
-    flag(Id::UnixMask, 'a', "unix-mask", Value("mask"), "access mask of the unix socket, octal (default: 700)"),
+    flag(
+        Id::UnixMask,
+        'a',
+        "unix-mask",
+        Value("mask"),
+        "access mask of the unix socket, octal (default: 700)",
+    ),
     flag(Id::EnableShutdown, 'A', "enable-shutdown", Nothing, "allow the \"shutdown\" command"),
     flag(
         Id::Listen,
@@ -105,9 +105,27 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(Id::Daemon, 'd', "daemon", Nothing, "run in the background"),
     flag(Id::CoreDumps, 'r', "enable-coredumps", Nothing, "raise the limit on core files"),
     flag(Id::User, 'u', "user", Value("user"), "become this user (when started as root)"),
-    flag(Id::MemoryLimit, 'm', "memory-limit", Value("num"), "memory for the cache in megabytes (default: 64)"),
-    flag(Id::DisableEvictions, 'M', "disable-evictions", Nothing, "when full, answer an error; evict nothing"),
-    flag(Id::ConnectionLimit, 'c', "conn-limit", Value("num"), "most connections at one time (default: 1024)"),
+    flag(
+        Id::MemoryLimit,
+        'm',
+        "memory-limit",
+        Value("num"),
+        "memory for the cache in megabytes (default: 64)",
+    ),
+    flag(
+        Id::DisableEvictions,
+        'M',
+        "disable-evictions",
+        Nothing,
+        "when full, answer an error; evict nothing",
+    ),
+    flag(
+        Id::ConnectionLimit,
+        'c',
+        "conn-limit",
+        Value("num"),
+        "most connections at one time (default: 1024)",
+    ),
     flag(Id::LockMemory, 'k', "lock-memory", Nothing, "keep all memory from being paged out"),
     flag(Id::Verbose, 'v', "verbose", OptionalIgnored, "say more; -vv and -vvv say still more"),
     flag(Id::Help, 'h', "help", Nothing, "print this help"),
@@ -145,7 +163,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "requests served to one connection before the others get their turn (default: 20)",
     ),
     flag(Id::DisableCas, 'C', "disable-cas", Nothing, "use no CAS"),
-    flag(Id::Backlog, 'b', "listen-backlog", Value("num"), "queue of connections not yet accepted (default: 1024)"),
+    flag(
+        Id::Backlog,
+        'b',
+        "listen-backlog",
+        Value("num"),
+        "queue of connections not yet accepted (default: 1024)",
+    ),
     flag(Id::Protocol, 'B', "protocol", Value("name"), "ascii or auto (default: auto)"),
     flag(
         Id::ItemSizeMax,

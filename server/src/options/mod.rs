@@ -175,15 +175,22 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, R
         let by_long_name = matches!(argument, Some(lexopt::Arg::Long(_)));
         let flag = match argument {
             None => break,
-            Some(lexopt::Arg::Short(name)) => flags::by_short(name)
-                .ok_or_else(|| Refusal::new(exit::FAILURE, format!("illegal argument \"-{name}\"; see --help")))?,
+            Some(lexopt::Arg::Short(name)) => flags::by_short(name).ok_or_else(|| {
+                Refusal::new(exit::FAILURE, format!("illegal argument \"-{name}\"; see --help"))
+            })?,
             Some(lexopt::Arg::Long(name)) => match flags::by_long(name) {
                 Found::Flag(flag) => flag,
                 Found::Unknown => {
-                    return Err(Refusal::new(exit::FAILURE, format!("illegal argument \"--{name}\"; see --help")));
+                    return Err(Refusal::new(
+                        exit::FAILURE,
+                        format!("illegal argument \"--{name}\"; see --help"),
+                    ));
                 }
                 Found::Ambiguous => {
-                    return Err(Refusal::new(exit::FAILURE, format!("\"--{name}\" can mean several; see --help")));
+                    return Err(Refusal::new(
+                        exit::FAILURE,
+                        format!("\"--{name}\" can mean several; see --help"),
+                    ));
                 }
             },
             Some(lexopt::Arg::Value(value)) => {
@@ -195,7 +202,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, R
         let value = take_value(&mut parser, flag, by_long_name)?;
         match flag.id {
             Id::Help => return Ok(Command::Print(flags::help_text())),
-            Id::Version => return Ok(Command::Print(concat!("unbuckle ", env!("CARGO_PKG_VERSION"), "\n").to_owned())),
+            Id::Version => {
+                return Ok(Command::Print(concat!("unbuckle ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));
+            }
             Id::Licence => return Ok(Command::Print(LICENCE.to_owned())),
             _ => apply(&mut options, &mut seen, flag.id, &value)?,
         }
@@ -207,9 +216,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, R
     Ok(Command::Run(Box::new(options)))
 }
 
-const LICENCE: &str = "unbuckle is licensed under the MIT licence or the Apache License 2.0, as you choose.\n";
+const LICENCE: &str =
+    "unbuckle is licensed under the MIT licence or the Apache License 2.0, as you choose.\n";
 
-fn take_value(parser: &mut lexopt::Parser, flag: &flags::Flag, by_long_name: bool) -> Result<String, Refusal> {
+fn take_value(
+    parser: &mut lexopt::Parser,
+    flag: &flags::Flag,
+    by_long_name: bool,
+) -> Result<String, Refusal> {
     match flag.takes {
         Takes::Nothing => Ok(String::new()),
         Takes::OptionalIgnored => {
@@ -251,7 +265,9 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::Listen => listen(options, value)?,
         Id::UdpAllow => {
             options.udp_allow.extend(Cidr::parse_allowed(value).ok_or_else(|| {
-                Refusal::usage(format!("--udp-allow: expected a range such as 10.0.0.0/8, or any; got \"{value}\""))
+                Refusal::usage(format!(
+                    "--udp-allow: expected a range such as 10.0.0.0/8, or any; got \"{value}\""
+                ))
             })?);
         }
         Id::Daemon => options.daemon = true,
@@ -266,11 +282,10 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::Verbose => options.verbosity += 1,
         Id::PidFile => options.pid_file = Some(PathBuf::from(value)),
         Id::GrowthFactor => {
-            options.growth_factor = value
-                .parse()
-                .ok()
-                .filter(|factor: &f64| *factor > 1.0 && factor.is_finite())
-                .ok_or_else(|| Refusal::new(exit::FAILURE, format!("-f: must be above 1, got \"{value}\"")))?;
+            options.growth_factor =
+                value.parse().ok().filter(|factor: &f64| *factor > 1.0 && factor.is_finite()).ok_or_else(
+                    || Refusal::new(exit::FAILURE, format!("-f: must be above 1, got \"{value}\"")),
+                )?;
         }
         Id::SizeMin => options.chunk_bytes_min = positive(value, "the smallest chunk (-n)", 1 << 20)? as u32,
         Id::LargePages => options.huge_pages = true,
@@ -283,7 +298,8 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         }
         Id::Threads => options.threads = positive(value, "the number of threads (-t)", 1024)? as usize,
         Id::RequestsPerEvent => {
-            options.requests_per_event = positive(value, "the requests per event (-R)", u32::MAX.into())? as u32;
+            options.requests_per_event =
+                positive(value, "the requests per event (-R)", u32::MAX.into())? as u32;
         }
         Id::DisableCas => options.cas = false,
         Id::Backlog => options.backlog = positive(value, "the backlog (-b)", i32::MAX as u64)? as i32,
@@ -297,12 +313,18 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::DisableWatch => options.watch_enabled = false,
         Id::Extended => options.extended.apply(value, &mut options.notes)?,
         Id::Sasl | Id::AuthFile => {
-            return Err(Refusal::usage("this server has no authentication yet: it will not run open where you asked for it"));
+            return Err(Refusal::usage(
+                "this server has no authentication yet: it will not run open where you asked for it",
+            ));
         }
         Id::Tls => {
-            return Err(Refusal::usage("this server has no TLS yet: it will not run in the clear where you asked for it"));
+            return Err(Refusal::usage(
+                "this server has no TLS yet: it will not run in the clear where you asked for it",
+            ));
         }
-        Id::MemoryFile => options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned()),
+        Id::MemoryFile => {
+            options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned())
+        }
         Id::NapiIds => options.notes.push("-N: accepted, has no effect here".to_owned()),
         Id::Help | Id::Version | Id::Licence => {}
     }
@@ -316,7 +338,9 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
     }
     if options.item_bytes_max > options.memory_bytes / 2 {
         let asked = seen.item_bytes_max.as_deref().unwrap_or("1m");
-        return Err(Refusal::usage(format!("-I {asked}: the largest item cannot exceed half of the memory (-m)")));
+        return Err(Refusal::usage(format!(
+            "-I {asked}: the largest item cannot exceed half of the memory (-m)"
+        )));
     }
     if options.item_bytes_max > 1 << 30 {
         return Err(Refusal::usage("-I: the largest item cannot exceed 1024m"));
@@ -328,7 +352,9 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
         options.tcp_port = None;
         options.udp_port = None;
     } else if options.tcp_port.is_none() && options.udp_port.is_none() {
-        options.notes.push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
+        options
+            .notes
+            .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
     } else if any_flag && options.listen.is_empty() {
         options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
     }
@@ -348,7 +374,9 @@ fn port(value: &str) -> Result<Option<u16>, Refusal> {
 fn positive(value: &str, what: &str, most: u64) -> Result<u64, Refusal> {
     match value.parse::<i64>() {
         Ok(number) if number > 0 && number as u64 <= most => Ok(number as u64),
-        Ok(number) if number > 0 => Err(Refusal::new(exit::FAILURE, format!("{what} must be at most {most}"))),
+        Ok(number) if number > 0 => {
+            Err(Refusal::new(exit::FAILURE, format!("{what} must be at most {most}")))
+        }
         Ok(_) => Err(Refusal::new(exit::FAILURE, format!("{what} must be greater than 0"))),
         Err(_) => Err(Refusal::new(exit::FAILURE, format!("{what} must be a number, not \"{value}\""))),
     }
@@ -375,11 +403,9 @@ fn item_bytes(value: &str) -> Result<u64, Refusal> {
         Some(b'm' | b'M') => (&value[..value.len() - 1], 1u64 << 20),
         _ => (value, 1),
     };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| Refusal::usage(format!("-I: expected bytes, or a number with k or m; got \"{value}\"")))
+    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(|| {
+        Refusal::usage(format!("-I: expected bytes, or a number with k or m; got \"{value}\""))
+    })
 }
 
 fn protocol(options: &mut Options, value: &str) -> Result<(), Refusal> {
@@ -387,7 +413,9 @@ fn protocol(options: &mut Options, value: &str) -> Result<(), Refusal> {
         "auto" => Protocol::Auto,
         "ascii" => Protocol::Ascii,
         "binary" => {
-            options.notes.push("-B binary: no binary protocol yet; only the text protocol is served".to_owned());
+            options
+                .notes
+                .push("-B binary: no binary protocol yet; only the text protocol is served".to_owned());
             Protocol::Binary
         }
         _ => {

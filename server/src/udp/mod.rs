@@ -114,7 +114,13 @@ struct Request<'a> {
 
 impl Replies {
     /// Serves the commands of one datagram, one after another.
-    fn serve(&mut self, socket: &OwnedFd, payload: &[u8], mut request: Request<'_>, server: &mut Server<'_, '_>) {
+    fn serve(
+        &mut self,
+        socket: &OwnedFd,
+        payload: &[u8],
+        mut request: Request<'_>,
+        server: &mut Server<'_, '_>,
+    ) {
         let mut session = Session::default();
         let mut rest = payload;
         while !rest.is_empty() {
@@ -175,7 +181,11 @@ impl Replies {
                     }
                     self.arena[self.filled..self.filled + reply.len()].copy_from_slice(&reply);
                     self.filled += reply.len();
-                    return if outcome == admin::Outcome::Close { Message::Last(start) } else { Message::Whole(start) };
+                    return if outcome == admin::Outcome::Close {
+                        Message::Last(start)
+                    } else {
+                        Message::Whole(start)
+                    };
                 }
                 Next::Output => match self.make_room(socket, start, server) {
                     Some(moved) => start = moved,
