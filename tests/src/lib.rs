@@ -1,1 +1,16 @@
+//! The conformance suite: protocol transcripts, and what runs them against any server that speaks memcached's
+//! protocols.
+//!
+//! The transcripts in `tests/transcripts/` say what is sent and what must come back, byte for byte; their form is
+//! described in `tests/README.md`. The same files run against every door of Unbuckle and against memcached itself:
+//! a transcript that the original does not pass is wrong, unless its header restricts it to one target and
+//! COMPATIBILITY.md names the difference.
+//!
+//! Not here: unit tests (beside the code), load, and anything that measures time.
 
+pub mod connection;
+pub mod escape;
+pub mod play;
+pub mod server;
+pub mod suite;
+pub mod transcript;

@@ -56,7 +56,7 @@ fn unit_bits(lines: u64) -> u32 {
 fn line_of_unit(choice: u64, bits: u32, unit_lines: u64) -> u64 {
     let constant = choice >> 32;
     let fraction = (constant & 3) << 14 | ((choice >> bits) & 1) << 13 | ((constant >> 2) & 0x1fff);
-    fraction * unit_lines >> 16
+    (fraction * unit_lines) >> 16
 }
 
 #[inline(always)]

@@ -7,6 +7,8 @@
 //! Unsafe code lives in one island, [`region`]: byte-wide access marks and cache prefetch.
 #![no_std]
 
+#[cfg(target_arch = "bpf")]
+mod bpf;
 pub mod bytes;
 pub mod hash;
 pub mod header;

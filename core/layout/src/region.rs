@@ -95,8 +95,8 @@ impl<'r> Region<'r> {
     /// The words that hold a record's metadata. Near the region's end the missing ones read as 0.
     #[inline(always)]
     pub fn head(&self, at: u64) -> [u64; HEAD_WORDS] {
-        match self.run(at, HEAD_WORDS).and_then(|run| run.first_chunk::<HEAD_WORDS>()) {
-            Some(head) => core::array::from_fn(|i| head[i].load(Ordering::Relaxed)),
+        match self.words.get(at as usize..).and_then(|run| run.first_chunk::<HEAD_WORDS>()) {
+            Some(head) => head.each_ref().map(|word| word.load(Ordering::Relaxed)),
             None => core::array::from_fn(|i| self.load(at.wrapping_add(i as u64))),
         }
     }
@@ -157,7 +157,7 @@ impl Line<'_> {
 }
 
 /// Marks as bytes. Their word is never accessed whole, so accesses of different sizes never meet.
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, target_arch = "bpf")))]
 mod marks {
     use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -176,6 +176,30 @@ mod marks {
     #[inline(always)]
     pub(super) fn store(word: &AtomicU64, slot: usize, mark: u8) {
         byte(word, slot).store(mark, Ordering::Relaxed);
+    }
+}
+
+/// Rust knows no byte-wide atomics for BPF. A volatile byte access is one instruction there, which the machine does not
+/// tear.
+#[cfg(target_arch = "bpf")]
+mod marks {
+    use crate::sync::AtomicU64;
+
+    #[inline(always)]
+    fn byte(word: &AtomicU64, slot: usize) -> *mut u8 {
+        word.as_ptr().cast::<u8>().wrapping_add(slot & 7)
+    }
+
+    #[inline(always)]
+    pub(super) fn load(word: &AtomicU64, slot: usize) -> u8 {
+        // SAFETY: `slot & 7` stays inside the word, which is valid for reads and writes as long as the reference.
+        unsafe { core::ptr::read_volatile(byte(word, slot)) }
+    }
+
+    #[inline(always)]
+    pub(super) fn store(word: &AtomicU64, slot: usize, mark: u8) {
+        // SAFETY: as above; an atomic's memory may be written through a shared reference.
+        unsafe { core::ptr::write_volatile(byte(word, slot), mark) }
     }
 }
 

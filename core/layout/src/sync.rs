@@ -3,8 +3,11 @@
 //! `--cfg loom` proves the version protocol on a few words, `--cfg shuttle` runs the whole store; nothing else in
 //! the project names an atomic type of its own.
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, target_arch = "bpf")))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(target_arch = "bpf")]
+pub use crate::bpf::{AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

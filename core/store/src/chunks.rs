@@ -11,7 +11,7 @@ use crate::log::{Body, Need, Staged};
 use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
 use crate::write::{Committed, Expect};
-use crate::{Condition, Item, Key, Mark, NewItem, Refused, Rewrite, Store, Stored, Worker};
+use crate::{Condition, Item, Key, Mark, NewItem, Refused, Rewrite, Rewritten, Store, Stored, Worker};
 use unbuckle_layout::bytes::{self, Writer};
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::line::State;
@@ -52,7 +52,7 @@ impl Chain {
         out
     }
 
-    fn decode(bytes: &[u8; CHAIN_BYTES]) -> Chain {
+    fn decode(bytes: &[u8]) -> Chain {
         let word = |i: usize| bytes.as_chunks::<8>().0.get(i).map_or(0, |word| u64::from_le_bytes(*word));
         Chain { value_len: word(0), first: word(1), last: word(2) }
     }
@@ -69,10 +69,22 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// Length of the whole value, bytes.
+    pub fn value_len(&self) -> u64 {
+        self.chain.value_len
+    }
+
     /// Bytes still to come.
     pub fn remaining(&self) -> u64 {
         self.chain.value_len - self.received
     }
+}
+
+/// Where [`Worker::finish_join`] puts the uploaded value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Before,
+    After,
 }
 
 /// A large value that stays readable until unpinned. Must be given back to `unpin`.
@@ -260,7 +272,7 @@ impl<'r> Store<'r> {
 
     /// The chain that a large item's record describes.
     pub(crate) fn chain_at(&self, offset: u64, head: &Head) -> Chain {
-        let mut bytes = [0; CHAIN_BYTES];
+        let mut bytes = [0; CHAIN_BYTES + bytes::SPARE_BYTES];
         bytes::copy_out(self.region.rest_of_page(offset), head.value_start(), CHAIN_BYTES, &mut bytes);
         Chain::decode(&bytes)
     }
@@ -275,7 +287,7 @@ impl<'r> Store<'r> {
 
 /// The value's length as the item's reader is to see it.
 pub(crate) fn large_value_len(item: &Item<'_>) -> usize {
-    let mut bytes = [0; CHAIN_BYTES];
+    let mut bytes = [0; CHAIN_BYTES + bytes::SPARE_BYTES];
     bytes::copy_out(item.words, item.head.value_start(), CHAIN_BYTES, &mut bytes);
     Chain::decode(&bytes).value_len as usize
 }
@@ -486,6 +498,91 @@ impl<'s, 'r> Worker<'s, 'r> {
         committed
     }
 
+    /// Stores what was uploaded together with the value that `key` has now: append and prepend of large values.
+    /// `fits` sees the old item and may decline.
+    pub fn finish_join(
+        &mut self,
+        upload: Upload,
+        key: &Key<'_>,
+        side: Side,
+        mut fits: impl FnMut(&Item<'_>) -> bool,
+    ) -> Rewritten<()> {
+        let joined = if upload.remaining() == 0 {
+            self.join(&upload, key, side, &mut fits)
+        } else {
+            Rewritten::Declined(())
+        };
+        self.abort_upload(upload);
+        joined
+    }
+
+    fn join(
+        &mut self,
+        upload: &Upload,
+        key: &Key<'_>,
+        side: Side,
+        fits: &mut impl FnMut(&Item<'_>) -> bool,
+    ) -> Rewritten<()> {
+        loop {
+            let epoch = self.store.epoch(self.now_s);
+            let Ok((place, state)) = self.read_for_rewrite(key, epoch) else { return Rewritten::NotFound };
+            let words = self.store.region.rest_of_page(place.offset);
+            let access = crate::access::Access(place.line.mark(place.slot));
+            let fits = fits(&Item { words, head: place.head, access, now_s: self.now_s });
+            let Some(old) = self.old_value(key, &place, state) else { continue };
+            let joined =
+                if fits { self.copy_joined(upload, key, side, &old) } else { Err(Refused::TooLarge) };
+            if let Old::Large(pin) = old {
+                self.unpin(pin);
+            }
+            let joined = match joined {
+                Ok(joined) => joined,
+                Err(_) if !place.line.unchanged(state) => continue,
+                Err(_) if !fits => return Rewritten::Declined(()),
+                Err(refused) => return Rewritten::Refused(refused),
+            };
+            self.settle(&joined);
+            let mut head = place.head;
+            head.stamp = self.draw_stamp(head.stamp);
+            head.cas = head.stamp;
+            head.options = head.options & !option::CAS | option::LARGE;
+            match self.commit_chain(key, &place, state, head, &joined.chain) {
+                Ok(Committed::Done { cas }) => {
+                    self.count(Count::TotalItems);
+                    return Rewritten::Done { cas };
+                }
+                other => {
+                    self.store.release_chain(&joined.chain);
+                    if let Err(refused) = other {
+                        return Rewritten::Refused(refused);
+                    }
+                }
+            }
+        }
+    }
+
+    fn copy_joined(
+        &mut self,
+        upload: &Upload,
+        key: &Key<'_>,
+        side: Side,
+        old: &Old,
+    ) -> Result<Upload, Refused> {
+        let new = Old::Large(Pin { chain: upload.chain, chunk: upload.chain.first, index: 0 });
+        let mut joined = self.begin_upload(key.bytes.len(), old.len().saturating_add(new.len()))?;
+        let (first, second) = match side {
+            Side::Before => (&new, old),
+            Side::After => (old, &new),
+        };
+        match self.copy_old(&mut joined, first).and_then(|()| self.copy_old(&mut joined, second)) {
+            Ok(()) => Ok(joined),
+            Err(refused) => {
+                self.abort_upload(joined);
+                Err(refused)
+            }
+        }
+    }
+
     fn commit_chain(
         &mut self,
         key: &Key<'_>,
@@ -580,15 +677,13 @@ impl Old {
 
 /// Copies exactly `out.len()` bytes from byte `start` of `words` on.
 fn copy_exact(words: &[AtomicU64], start: usize, out: &mut [u8]) {
-    let whole = out.len() / 8 * 8;
-    let Some((front, rest)) = out.split_at_mut_checked(whole) else { return };
-    bytes::copy_out(words, start, whole, front);
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        // Near the end of the words the missing bytes read as 0.
-        bytes::copy_out(words, start + whole, rest.len(), &mut last);
-        for (to, from) in rest.iter_mut().zip(last) {
-            *to = from;
-        }
+    // All but the last bytes need no room of their own to spill into.
+    let whole = out.len().saturating_sub(bytes::SPARE_BYTES);
+    bytes::copy_out(words, start, whole, out);
+    let mut last = [0; 2 * bytes::SPARE_BYTES];
+    let rest = out.get_mut(whole..).unwrap_or_default();
+    bytes::copy_out(words, start + whole, rest.len(), &mut last);
+    for (to, from) in rest.iter_mut().zip(last) {
+        *to = from;
     }
 }

@@ -32,7 +32,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             }
         }
         self.store.link_record(staged);
-        self.store.stripe(index::stripe(key.hash)).account(staged.words, 0, 1);
+        self.store.account(index::stripe(key.hash), staged.words, 0);
         Ok(())
     }
 
@@ -40,13 +40,20 @@ impl<'s, 'r> Worker<'s, 'r> {
     pub(crate) fn enter(&mut self, arrival: &Arrival, lines: u64) -> bool {
         let numbers: [u64; CHOICES] =
             core::array::from_fn(|choice| index::place(arrival.hash, choice, lines));
-        let mut choices = numbers.iter().enumerate();
-        if choices.any(|(choice, &number)| self.put(arrival, choice, number, lines)) {
+        let [home, ..] = numbers;
+        // A guest in a full home line gives way: otherwise guests would make guests of those who are at home.
+        if self.put(arrival, 0, home, lines)
+            || (self.make_room(home, lines, true) && self.put(arrival, 0, home, lines))
+        {
             return true;
         }
-        let mut choices = numbers.iter().enumerate();
-        choices.any(|(choice, &number)| {
-            self.make_room(number, lines) && self.put(arrival, choice, number, lines)
+        let away = || numbers.iter().enumerate().skip(1);
+        if away().any(|(choice, &number)| self.put(arrival, choice, number, lines)) {
+            return true;
+        }
+        let mut all = numbers.iter().enumerate();
+        all.any(|(choice, &number)| {
+            self.make_room(number, lines, false) && self.put(arrival, choice, number, lines)
         })
     }
 
@@ -68,11 +75,14 @@ impl<'s, 'r> Worker<'s, 'r> {
         true
     }
 
-    /// Moves one entry out of the full line `number` to another of its own lines.
-    fn make_room(&mut self, number: u64, lines: u64) -> bool {
+    /// Moves one entry (only a guest, if so wished) out of the full line `number` to another of its own lines.
+    fn make_room(&mut self, number: u64, lines: u64, only_guests: bool) -> bool {
         let Some(line) = self.store.region.line(number) else { return false };
         for slot in line.taken() {
-            let offset = line.entry(slot).offset;
+            let Entry { offset, away, .. } = line.entry(slot);
+            if only_guests && !away {
+                continue;
+            }
             let Some(hash) = self.store.hash_at(offset) else { continue };
             if !(0..CHOICES).any(|choice| index::place(hash, choice, lines) == number) {
                 // During a rebuild, an entry that has still to move.

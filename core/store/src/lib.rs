@@ -23,7 +23,7 @@ mod read;
 mod reclaim;
 mod write;
 
-pub use chunks::{Pin, Upload};
+pub use chunks::{Pin, Side, Upload};
 pub use counts::{Counts, WorkerCounts};
 pub use pages::Page;
 
@@ -99,13 +99,10 @@ impl Stripe {
         self.items.load(Ordering::Relaxed)
     }
 
-    /// Notes records linked and dropped.
-    #[inline]
-    fn account(&self, linked_words: u32, dropped_words: u32, items: i32) {
+    fn account_words(&self, linked_words: u32, dropped_words: u32) {
         let words = self.record_words.load(Ordering::Relaxed);
         let words = words.wrapping_add(u64::from(linked_words)).wrapping_sub(u64::from(dropped_words));
         self.record_words.store(words, Ordering::Relaxed);
-        self.items.store(self.items().wrapping_add_signed(items), Ordering::Relaxed);
     }
 }
 
@@ -132,6 +129,8 @@ pub struct Store<'r> {
     flush_lock: Lock,
     next_stamp: AtomicU64,
     index_pages: AtomicU32,
+    /// Items, to ITEMS_STEP a stripe.
+    items_rough: AtomicU64,
 }
 
 impl<'r> Store<'r> {
@@ -169,6 +168,7 @@ impl<'r> Store<'r> {
             flush_lock: Lock::default(),
             next_stamp: AtomicU64::new(1 << item::SEQUENCE_BITS),
             index_pages: AtomicU32::new(0),
+            items_rough: AtomicU64::new(0),
         };
         store.pool.begin(store.pages, limit as u32);
         store.write_header(log2);
@@ -204,6 +204,7 @@ impl<'r> Store<'r> {
             spans: Default::default(),
             stamps: (0, 0),
             now_s: 2,
+            tick_code: Access::tick_code(2),
             key_scratch: Default::default(),
         })
     }
@@ -281,19 +282,71 @@ impl<'r> Store<'r> {
         self.stripe(hash).lock.lock(self.relax)
     }
 
-    /// Items that a line should hold, in sixteenths, when the index has `lines` lines. A small index
-    /// is kept emptier: its stripes differ more.
+    /// Notes that a record was linked in a stripe, dropped from it, or both. The stripe is locked.
     #[inline]
-    fn line_items_target(&self, lines: u64) -> u64 {
-        if lines < 16 * index::LINES_MIN { 80 } else { 102 }
+    fn account(&self, stripe: u64, linked_words: u32, dropped_words: u32) {
+        let stripe = self.stripe(stripe);
+        stripe.account_words(linked_words, dropped_words);
+        let before = stripe.items();
+        let items = match (linked_words != 0, dropped_words != 0) {
+            (true, false) => before.wrapping_add(1),
+            (false, true) => before.wrapping_sub(1),
+            _ => return,
+        };
+        stripe.items.store(items, Ordering::Relaxed);
+        // The sum over all stripes is kept in steps, so that stripes don't meet at it for every item.
+        if items / ITEMS_STEP > before / ITEMS_STEP {
+            self.items_rough.fetch_add(u64::from(ITEMS_STEP), Ordering::Relaxed);
+        } else if items / ITEMS_STEP < before / ITEMS_STEP {
+            self.items_rough.fetch_sub(u64::from(ITEMS_STEP), Ordering::Relaxed);
+        }
+    }
+
+    /// The index has become full enough for more lines: all of it, or the key's stripe.
+    #[inline]
+    fn index_is_dense(&self, hash: u64) -> bool {
+        let lines = self.region.load(header::LINES);
+        let target = Fullness::of(lines);
+        let stripe_items = u64::from(self.stripe(index::stripe(hash)).items());
+        self.items_estimate() > lines * target.items_a_line
+            || stripe_items * index::STRIPES > lines * target.items_a_line_of_a_stripe
+    }
+
+    /// Items; half a step a stripe is what the rough sum misses on average.
+    #[inline]
+    fn items_estimate(&self) -> u64 {
+        self.items_rough.load(Ordering::Relaxed) + index::STRIPES * u64::from(ITEMS_STEP) / 2
     }
 
     fn index_is_sparse(&self) -> bool {
         let lines = self.region.load(header::LINES);
-        let items = self.stripes.iter().fold(0u64, |sum, stripe| sum + u64::from(stripe.items()));
-        lines > index::LINES_MIN && items * 16 < lines * self.line_items_target(lines) / 2
+        lines > index::LINES_MIN && self.items_estimate() * 2 < lines * Fullness::of(lines).items_a_line
     }
 }
+
+/// How full the index may become before it grows.
+struct Fullness {
+    /// On average over all lines. Six is three quarters of the slots: more would make more lookups touch a second
+    /// line, fewer cost memory.
+    items_a_line: u64,
+    /// On average over the lines of one stripe.
+    items_a_line_of_a_stripe: u64,
+}
+
+impl Fullness {
+    /// The stripes of a small index differ much: it is kept emptier.
+    #[inline]
+    fn of(lines: u64) -> Fullness {
+        if lines < 8 * index::LINES_MIN {
+            Fullness { items_a_line: 4, items_a_line_of_a_stripe: 5 }
+        } else {
+            Fullness { items_a_line: 6, items_a_line_of_a_stripe: 7 }
+        }
+    }
+}
+
+/// Steps in which the number of items is summed over the stripes.
+const ITEMS_STEP: u32 = 16;
 
 /// Levels, read for `stats`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -404,7 +457,7 @@ impl Item<'_> {
         self.head.has(option::LARGE)
     }
 
-    /// Copies the whole value to the front of `out`, in whole words: `out` must have the value's length rounded up to 8.
+    /// Copies the whole value to the front of `out`, which must have 8 bytes more than the value (copies are whole words).
     /// Returns false (and nothing usable) if it has not, or if the item is large.
     #[inline]
     pub fn copy_value(&self, out: &mut [u8]) -> bool {
@@ -517,11 +570,11 @@ pub enum Deleted {
 
 /// A key on its way from one place in the log to another.
 #[derive(Debug)]
-struct KeyScratch([u8; 256]);
+struct KeyScratch([u8; KEY_BYTES_MAX + bytes::SPARE_BYTES]);
 
 impl Default for KeyScratch {
     fn default() -> KeyScratch {
-        KeyScratch([0; 256])
+        KeyScratch([0; KEY_BYTES_MAX + bytes::SPARE_BYTES])
     }
 }
 
@@ -534,6 +587,7 @@ pub struct Worker<'s, 'r> {
     /// Stamps drawn and not used yet.
     stamps: (u64, u64),
     now_s: u32,
+    tick_code: u8,
     key_scratch: KeyScratch,
 }
 
@@ -542,6 +596,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     #[inline]
     pub fn now_set(&mut self, now_s: u32) {
         self.now_s = now_s.max(2);
+        self.tick_code = Access::tick_code(self.now_s);
     }
 
     #[inline]

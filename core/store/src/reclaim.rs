@@ -23,7 +23,7 @@ const PROMOTION_USES: u8 = 2;
 /// The small queue's share of the log: one part in this many.
 const SMALL_SHARE: u32 = 10;
 /// Free pages beyond the reserve below which requests pay for eviction as they go.
-const PAGES_AHEAD: u32 = 2;
+const PAGES_AHEAD: u32 = 1;
 /// Records that one request looks at, at most, while memory is not yet short.
 const RECORDS_PER_REQUEST: u32 = 8;
 /// Pages that are looked at for compaction when a victim is chosen.

@@ -11,10 +11,10 @@ use crate::{
     Condition, Deleted, Expiry, Item, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Store, Stored,
     Worker,
 };
+use unbuckle_layout::header;
 use unbuckle_layout::item::{self, Head, option};
 use unbuckle_layout::line::State;
 use unbuckle_layout::sync::Ordering;
-use unbuckle_layout::{header, index};
 
 /// Records of up to this many words are overwritten in place when the new one fills as many.
 const IN_PLACE_WORDS_MAX: u32 = 128;
@@ -193,7 +193,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         change.close();
         store.link_record(staged);
         store.drop_record(place.offset, &place.head, Some(staged));
-        store.stripe_of(place.number).account(staged.words, place.head.words(), 0);
+        store.account(place.number, staged.words, place.head.words());
         self.advance(staged);
     }
 
@@ -254,7 +254,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
     }
 
-    fn read_for_rewrite(&mut self, key: &Key<'_>, epoch: Epoch) -> Result<(Place<'r>, State), ()> {
+    pub(crate) fn read_for_rewrite(&mut self, key: &Key<'_>, epoch: Epoch) -> Result<(Place<'r>, State), ()> {
         loop {
             match self.store.try_read(key, epoch, |_, place, state| (*place, state)) {
                 Try::Hit(found) => return Ok(found),
@@ -418,12 +418,6 @@ impl<'r> Store<'r> {
         change.clear(place.slot, ghost);
         change.close();
         self.drop_record(place.offset, &place.head, None);
-        self.stripe_of(place.number).account(0, place.head.words(), -1);
-    }
-
-    /// The stripe that a line belongs to.
-    #[inline]
-    pub(crate) fn stripe_of(&self, line: u64) -> &crate::Stripe {
-        self.stripe(line & (index::STRIPES - 1))
+        self.account(place.number, 0, place.head.words());
     }
 }

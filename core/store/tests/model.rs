@@ -106,7 +106,7 @@ fn run(limit_bytes: u64, keys: u64, value_bytes_max: u64, operations: u32, seed:
             (None, None) => {}
         }
         let value: Vec<u8> = {
-            let bits = random.below(64 - value_bytes_max.leading_zeros() as u64 + 1);
+            let bits = random.below(64 - u64::from(value_bytes_max.leading_zeros()) + 1);
             let len = random.below((1 << bits).min(value_bytes_max) + 1);
             (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(step as u8)).collect()
         };
@@ -136,7 +136,7 @@ fn run(limit_bytes: u64, keys: u64, value_bytes_max: u64, operations: u32, seed:
                     }
                     // Making room for the new record may have evicted the old one.
                     Stored::NotStored | Stored::NotFound if may_forget && expected_ok => {
-                        drop(model.remove(&key))
+                        drop(model.remove(&key));
                     }
                     other => assert!(!expected_ok, "step {step}: {other:?}"),
                 }
@@ -276,7 +276,7 @@ fn the_index_grows_and_shrinks() {
     let gauges = store.gauges();
     assert_eq!(gauges.items, 1_000_000, "{gauges:?} {:?}", store.counts());
     let load = 1e6 / (gauges.index_lines as f64 * 8.0);
-    assert!((0.7..0.82).contains(&load), "load {load}");
+    assert!((0.72..0.77).contains(&load), "load {load}");
     for i in 0..1_000_000u64 {
         assert!(read(&mut worker, &i.to_le_bytes()).is_some(), "{i}");
     }

@@ -9,14 +9,9 @@ use crate::text::{Command, Framing, Line, decode, frame};
 /// When a promise of [`crate::text`] is broken.
 pub fn wire_text(input: &[u8]) {
     let mut rest = input;
-    loop {
-        match frame(rest) {
-            Framing::Line(line) => {
-                check_line(rest, &line);
-                rest = &rest[line.total..];
-            }
-            Framing::Partial | Framing::Stream | Framing::Overlong => break,
-        }
+    while let Framing::Line(line) = frame(rest) {
+        check_line(rest, &line);
+        rest = &rest[line.total..];
     }
 }
 

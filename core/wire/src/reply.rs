@@ -71,7 +71,7 @@ impl Front<'_> {
 }
 
 /// Writes a value's header line at the front of `out`; how many bytes it has, or `None` if they don't fit.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn value_header(
     out: &mut [u8],

@@ -68,6 +68,22 @@ pub fn space_or_newline(bytes: &[u8]) -> Option<usize> {
     tail.iter().position(|byte| matches!(byte, b' ' | b'\n')).map(|found| at + found)
 }
 
+/// Where the first space is.
+#[inline]
+#[must_use]
+pub fn space(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    let (words, tail) = bytes.as_chunks::<8>();
+    for word in words {
+        let mask = zero_bytes(u64::from_le_bytes(*word) ^ SPACES);
+        if mask != 0 {
+            return Some(at + lowest(mask));
+        }
+        at += 8;
+    }
+    tail.iter().position(|byte| *byte == b' ').map(|found| at + found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +114,7 @@ mod tests {
                         *byte = second;
                     }
                     assert_eq!(space_or_newline(&bytes), Some(at), "length {len}");
+                    assert_eq!(space(&bytes), bytes.iter().position(|byte| *byte == b' '), "length {len}");
                 }
             }
         }

@@ -187,11 +187,10 @@ pub fn decode<'a>(line: &Line<'a>) -> Command<'a> {
         return Command::bad_format();
     }
     let text = line.text;
-    let (word, arguments) =
-        match text.iter().position(|byte| *byte == b' ').and_then(|at| text.split_at_checked(at)) {
-            Some(parts) => parts,
-            None => (text, &[][..]),
-        };
+    let (word, arguments) = match scan::space(text).and_then(|at| text.split_at_checked(at)) {
+        Some(parts) => parts,
+        None => (text, &[][..]),
+    };
     match word {
         b"get" => retrieval(text, arguments, false),
         b"gets" => retrieval(text, arguments, true),
@@ -238,7 +237,7 @@ fn indent(text: &[u8]) -> usize {
 #[inline(always)]
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = text.get(indent(text)..)?;
-    let len = text.iter().position(|byte| *byte == b' ').unwrap_or(text.len());
+    let len = scan::space(text).unwrap_or(text.len());
     text.split_at_checked(len).filter(|(token, _)| !token.is_empty())
 }
 

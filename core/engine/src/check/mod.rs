@@ -13,31 +13,80 @@ mod model;
 use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
 use model::{Expected, Model};
 use std::format;
+use std::sync::atomic::AtomicU64;
 use std::vec;
 use std::vec::Vec;
-use unbuckle_store::Worker;
+use unbuckle_store::{Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts, page_bytes_log2};
 
 /// The harness's door answers every administrative command with this.
 const ADMIN_REPLY: &[u8] = b"ADMIN\r\n";
-const INLINE_BYTES_MAX: usize = 16 << 10;
+const LIMIT_BYTES: u64 = 16 << 20;
+const ITEM_BYTES_MAX: u64 = 128 << 10;
 const MADE_UNIX_S: u64 = 1_700_000_000;
 const START_S: u32 = 100;
 /// So that no script fills the store: the model never evicts.
 const BLOCKS_MAX: usize = 200;
 const BLOCK: [u8; 4096] = [b'v'; 4096];
 
-/// Runs a script against an engine over `worker` and against the model.
+/// The memory of a store, for as long as a test needs it.
+#[derive(Debug)]
+pub struct Memory {
+    words: Vec<AtomicU64>,
+    pages: Vec<Page>,
+    stripes: Vec<Stripe>,
+    workers: Vec<WorkerCounts>,
+    options: Options,
+}
+
+impl Memory {
+    /// For one worker and items of up to 128 KiB.
+    #[must_use]
+    pub fn new() -> Self {
+        let log2 = page_bytes_log2(LIMIT_BYTES);
+        let pages = LIMIT_BYTES >> log2;
+        Self {
+            words: (0..LIMIT_BYTES / 8).map(|_| AtomicU64::new(0)).collect(),
+            pages: (0..pages).map(|_| Page::default()).collect(),
+            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
+            workers: (0..1).map(|_| WorkerCounts::default()).collect(),
+            options: Options {
+                limit_bytes: LIMIT_BYTES,
+                item_bytes_max: ITEM_BYTES_MAX,
+                evict: true,
+                seed: [7, 11],
+                relax: std::thread::yield_now,
+            },
+        }
+    }
+
+    /// # Panics
+    /// When the store can't be made.
+    #[must_use]
+    pub fn store(&self) -> Store<'_> {
+        let parts =
+            Parts { words: &self.words, pages: &self.pages, stripes: &self.stripes, workers: &self.workers };
+        Store::new(parts, &self.options).expect("a usable store")
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Runs a script against an engine over a new store and against the model.
 ///
 /// # Panics
 /// When they disagree.
-pub fn engine_classic<'s>(
-    worker: Worker<'s, '_>,
-    counters: &'s Counters,
-    item_bytes_max: u64,
-    script: &[u8],
-) {
-    let mut engine = Engine::new(worker, Settings { cas: true, flush_enabled: true }, counters);
-    let mut model = Model::new(MADE_UNIX_S, item_bytes_max);
+pub fn engine_classic(script: &[u8]) {
+    let memory = Memory::new();
+    let store = memory.store();
+    let counters = Counters::default();
+    let worker = store.worker(0).expect("a first worker");
+    let inline_bytes_max = worker.inline_value_bytes_max();
+    let mut engine = Engine::new(worker, Settings { cas: true, flush_enabled: true }, &counters);
+    let mut model = Model::new(MADE_UNIX_S, ITEM_BYTES_MAX, inline_bytes_max);
     let mut session = Session::default();
     let mut now_s = START_S;
     let mut last_cas = 0;
@@ -186,4 +235,23 @@ fn compare(model: &mut Model, sent: &[u8], last_cas: &mut u64) {
         }
     }
     assert!(rest.is_empty(), "more than expected: {}", rest[..rest.len().min(300)].escape_ascii());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::println;
+
+    #[test]
+    fn the_corpus_replays() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/engine_classic");
+        let mut replayed = 0;
+        for entry in fs::read_dir(corpus).expect("the corpus is part of the tree") {
+            let path = entry.expect("readable").path();
+            println!("{}", path.display());
+            super::engine_classic(&fs::read(path).expect("readable"));
+            replayed += 1;
+        }
+        assert!(replayed >= 10, "only {replayed} files in the corpus");
+    }
 }

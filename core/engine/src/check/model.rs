@@ -33,6 +33,7 @@ pub(super) struct Model {
     now_s: u32,
     made_unix_s: u64,
     item_bytes_max: u64,
+    inline_bytes_max: usize,
     flush_at_s: Option<u32>,
     versions: u64,
     swallow: usize,
@@ -43,12 +44,13 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(made_unix_s: u64, item_bytes_max: u64) -> Self {
+    pub(super) fn new(made_unix_s: u64, item_bytes_max: u64, inline_bytes_max: usize) -> Self {
         Self {
             items: HashMap::new(),
             now_s: 0,
             made_unix_s,
             item_bytes_max,
+            inline_bytes_max,
             flush_at_s: None,
             versions: 0,
             swallow: 0,
@@ -195,7 +197,7 @@ impl Model {
         let version = self.next_version();
         let now_s = self.now_s;
         let Some(item) = self.items.get_mut(key) else { return self.say(reply::NOT_FOUND, noreply) };
-        let inline = item.value.len() <= super::INLINE_BYTES_MAX;
+        let inline = item.value.len() <= self.inline_bytes_max;
         let Some(old) = number::lenient_u64(&item.value).filter(|_| inline) else {
             return self.say(reply::NOT_NUMERIC, noreply);
         };

@@ -6,6 +6,8 @@
 mod retrieval;
 mod single;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use crate::session::{Phase, Retrieval, Session};
 use crate::{Engine, Next, Step, Turn};
@@ -61,7 +63,7 @@ impl Engine<'_, '_> {
             }
             Command::Delete { key, noreply } => turn.finish(line.total, self.delete(key), noreply),
             Command::Touch { key, exptime, noreply } => {
-                turn.finish(line.total, self.touch(key, exptime), noreply)
+                turn.finish(line.total, self.touch(key, exptime), noreply);
             }
             Command::FlushAll { delay, noreply } => turn.finish(line.total, self.flush_all(delay), noreply),
             Command::Version => turn.finish(line.total, reply::VERSION, false),

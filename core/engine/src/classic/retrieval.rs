@@ -23,8 +23,12 @@ const BATCH: usize = 16;
 /// How often a large item may slip away between finding and pinning it, before it counts as a miss.
 const PIN_TRIES: usize = 4;
 
-/// Room that is kept behind a large value for its line end and `END`.
+/// What may have to follow a value: its line end and `END`.
 const TAIL_BYTES: usize = reply::CRLF.len() + reply::END.len();
+
+/// Room behind an inline value: for the tail, and for the rest of the last word that is copied.
+const SPARE_BYTES: usize = 8;
+const _: () = assert!(SPARE_BYTES >= TAIL_BYTES);
 
 /// A key that was decoded ahead.
 #[derive(Clone, Copy)]
@@ -241,8 +245,10 @@ impl Engine<'_, '_> {
             let Some(header) = reply::value_header(free, key.bytes(), item.flags(), len as u64, cas) else {
                 return Answer::Full;
             };
-            // The copy wants eight bytes beyond the value, which leaves room for its line end and `END`.
-            let Some(value) = free.get_mut(header..) else {
+            // Copies come in whole words; what they leave behind the value is overwritten, or not sent.
+            let Some(value) =
+                free.get_mut(header..).filter(|place| place.len() >= len.saturating_add(SPARE_BYTES))
+            else {
                 return Answer::Full;
             };
             if !item.copy_value(value) {
@@ -400,7 +406,8 @@ impl Engine<'_, '_> {
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         let noreply =
             session.retrieval.touch.is_none() && tokens(text).take(TOKENS_MAX - 1).last() == Some(b"noreply");
-        Self::refuse_line(session, long_key_reply(session.retrieval.at_first_key, noreply));
+        let at_long_key = tokens(text).next().is_none_or(|token| token.len() > KEY_BYTES_MAX);
+        Self::refuse_line(session, long_key_reply(session.retrieval.at_first_key && at_long_key, noreply));
     }
 
     #[inline(always)]

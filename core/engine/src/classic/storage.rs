@@ -8,7 +8,9 @@ use super::single::unchanged;
 use crate::session::{KeyBytes, Phase, Receiving, Session};
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
-use unbuckle_store::{Condition, Expiry, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Stored};
+use unbuckle_store::{
+    Condition, Expiry, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored, Upload,
+};
 use unbuckle_wire::reply;
 use unbuckle_wire::text::{Line, Store, StoreVerb};
 
@@ -76,7 +78,7 @@ impl Engine<'_, '_> {
         // The change may take its bytes from the scratch buffer only: it outlives the reading of the old item.
         let Some(place) = self.scratch.get_mut(..value.len()) else { return reply::NOT_STORED };
         place.copy_from_slice(value);
-        let limit = self.worker.item_bytes_max();
+        let limit = self.worker.store().item_bytes_max();
         let (added, key_len, cas) = (value.len() as u64, key.bytes().len(), self.settings.cas);
         let rewritten = self.worker.rewrite(key, place, |item, added_bytes| {
             let value_len = (item.value_len() as u64).saturating_add(added);
@@ -104,11 +106,6 @@ impl Engine<'_, '_> {
         store: &Store<'_>,
         key: &Key<'_>,
     ) {
-        // TODO(lead): joining an upload to an old value needs a way in the store.
-        if matches!(store.verb, StoreVerb::Append | StoreVerb::Prepend) {
-            self.refuse(session, turn, line, store, key, Refused::OutOfMemory);
-            return;
-        }
         match self.worker.begin_upload(store.key.len(), u64::from(store.value_len)) {
             Ok(upload) => {
                 self.counters.cmd_set.add(1);
@@ -180,13 +177,34 @@ impl Engine<'_, '_> {
             self.worker.abort_upload(upload);
             reply::BAD_DATA_CHUNK
         } else {
-            match self.worker.finish_upload(upload, &key, &new_item(flags, expiry, &[]), condition(verb, cas))
-            {
-                Ok(stored) => self.stored(verb, stored),
-                Err(refused) => self.not_stored(verb, &key, refused),
+            match verb {
+                StoreVerb::Prepend => self.join_upload(upload, &key, Side::Before),
+                StoreVerb::Append => self.join_upload(upload, &key, Side::After),
+                verb => match self.worker.finish_upload(
+                    upload,
+                    &key,
+                    &new_item(flags, expiry, &[]),
+                    condition(verb, cas),
+                ) {
+                    Ok(stored) => self.stored(verb, stored),
+                    Err(refused) => self.not_stored(verb, &key, refused),
+                },
             }
         };
         turn.finish(end.len(), reply, noreply);
+    }
+
+    fn join_upload(&mut self, upload: Upload, key: &Key<'_>, side: Side) -> &'static [u8] {
+        let limit = self.worker.store().item_bytes_max();
+        let (added, key_len, cas) = (upload.value_len(), key.bytes().len(), self.settings.cas);
+        let joined = self.worker.finish_join(upload, key, side, |item| {
+            memcached_bytes(key_len, item.flags(), (item.value_len() as u64).saturating_add(added), cas)
+                <= limit
+        });
+        match joined {
+            Rewritten::Done { .. } => reply::STORED,
+            Rewritten::NotFound | Rewritten::Declined(()) | Rewritten::Refused(_) => reply::NOT_STORED,
+        }
     }
 
     /// Answers a storage command before its data block, which is to be swallowed.
@@ -248,7 +266,7 @@ impl Engine<'_, '_> {
     }
 
     fn is_too_large(&self, key_len: usize, flags: u32, value_len: u64) -> bool {
-        memcached_bytes(key_len, flags, value_len, self.settings.cas) > self.worker.item_bytes_max()
+        memcached_bytes(key_len, flags, value_len, self.settings.cas) > self.worker.store().item_bytes_max()
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::prelude::v1::*;
+#[cfg(not(shuttle))]
 use std::vec;
 
 use super::crate_under_test;
@@ -26,12 +27,7 @@ pub fn options(limit_bytes: u64) -> Options {
 pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
     let log2 = page_bytes_log2(options.limit_bytes);
     let pages = (options.limit_bytes >> log2) as usize;
-    // One allocation of zeroes, so that untouched memory costs nothing.
-    let words: Vec<u64> = vec![0; pages << (log2 - 3)];
-    let words: &'static [u64] = words.leak();
-    // SAFETY: AtomicU64 has the layout of u64, and the leaked words are reached through this slice alone.
-    #[allow(unsafe_code)]
-    let words = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<AtomicU64>(), words.len()) };
+    let words = zeroed(pages << (log2 - 3));
     let parts = Parts {
         words,
         pages: leak(pages, Page::default),
@@ -39,6 +35,24 @@ pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
         workers: leak(workers, WorkerCounts::default),
     };
     Box::leak(Box::new(Store::new(parts, options).expect("a usable store")))
+}
+
+#[cfg(not(shuttle))]
+fn zeroed(words: usize) -> &'static [AtomicU64] {
+    // One allocation of zeroes, so that untouched memory costs nothing.
+    let words: &'static mut [u64] = vec![0; words].leak();
+    let (start, length) = (words.as_mut_ptr().cast::<AtomicU64>(), words.len());
+    // SAFETY: AtomicU64 has the layout of u64; the pointer comes from an exclusive reference, so that it may be written
+    // through, and the leaked words are reached through this slice alone.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::slice::from_raw_parts(start, length)
+    }
+}
+
+#[cfg(shuttle)]
+fn zeroed(words: usize) -> &'static [AtomicU64] {
+    leak(words, || AtomicU64::new(0))
 }
 
 /// xorshift64*: tests are repeatable from their seed.

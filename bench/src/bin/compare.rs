@@ -1,0 +1,5 @@
+//! `compare`: what `cargo xtask compare` runs. See `unbuckle_bench::compare`.
+
+fn main() -> anyhow::Result<()> {
+    unbuckle_bench::compare::main()
+}

@@ -1,0 +1,213 @@
+//! The servers under comparison: where their binaries are, how they are started, pinned and ended.
+
+use crate::control::Control;
+use crate::floor::Canned;
+use crate::sys;
+use anyhow::{Context, Result, bail};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The version that the targets count against.
+pub const PEER_VERSION: &str = "1.6.45";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Unbuckle,
+    Memcached,
+    Floor,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 3] = [Kind::Unbuckle, Kind::Memcached, Kind::Floor];
+    /// Those that store.
+    pub const STORES: [Kind; 2] = [Kind::Unbuckle, Kind::Memcached];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Unbuckle => "unbuckle",
+            Kind::Memcached => "memcached",
+            Kind::Floor => "floor",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    pub unbuckle: PathBuf,
+    pub memcached: PathBuf,
+    pub floor: PathBuf,
+}
+
+impl Binaries {
+    /// Ours lie beside the running program unless named; the peer is named, or in `MEMCACHED`, or on the path.
+    pub fn find(unbuckle: Option<PathBuf>, peer: Option<PathBuf>) -> Result<Self> {
+        let beside = std::env::current_exe()?.parent().map(Path::to_path_buf).unwrap_or_default();
+        let peer = peer.or_else(|| std::env::var_os("MEMCACHED").map(PathBuf::from));
+        let found = Binaries {
+            unbuckle: unbuckle.unwrap_or_else(|| beside.join("unbuckle")),
+            memcached: peer.unwrap_or_else(|| PathBuf::from("memcached")),
+            floor: beside.join("floor"),
+        };
+        if !found.unbuckle.exists() {
+            bail!("no server at {}: build it with `cargo build --release`", found.unbuckle.display());
+        }
+        Ok(found)
+    }
+
+    fn path(&self, kind: Kind) -> &Path {
+        match kind {
+            Kind::Unbuckle => &self.unbuckle,
+            Kind::Memcached => &self.memcached,
+            Kind::Floor => &self.floor,
+        }
+    }
+
+    /// What the server says it is.
+    pub fn version(&self, kind: Kind) -> Result<String> {
+        let path = self.path(kind);
+        let output = Command::new(path).arg("-V").output().with_context(|| {
+            format!(
+                "running {} -V: is it installed? (apt-get install memcached, --peer PATH or MEMCACHED)",
+                path.display()
+            )
+        })?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("").trim().to_owned())
+    }
+}
+
+/// One core for the servers, one for the load; the same when the machine has only one.
+#[derive(Clone, Debug)]
+pub struct Cores {
+    pub load: usize,
+    pub server: usize,
+}
+
+impl Cores {
+    pub fn choose() -> Result<Self> {
+        let cores = sys::cores()?;
+        let first = *cores.first().context("no core to run on")?;
+        let last = *cores.last().context("no core to run on")?;
+        Ok(Cores { load: first, server: last })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub memory_mb: u64,
+    pub threads: usize,
+    pub udp: bool,
+    pub connections_max: usize,
+    /// `-I` when given.
+    pub item_bytes_max: Option<u64>,
+    /// What a floor answers.
+    pub canned: Canned,
+    /// On which cores.
+    pub cores: Vec<usize>,
+}
+
+impl Settings {
+    pub fn new(cores: &Cores, canned: Canned) -> Self {
+        let cores = vec![cores.server];
+        Settings {
+            memory_mb: 1024,
+            threads: 1,
+            udp: false,
+            connections_max: 2048,
+            item_bytes_max: None,
+            canned,
+            cores,
+        }
+    }
+}
+
+/// A running server; ended when dropped.
+#[derive(Debug)]
+pub struct Server {
+    pub kind: Kind,
+    pub address: SocketAddrV4,
+    child: Child,
+}
+
+impl Server {
+    pub fn start(kind: Kind, binaries: &Binaries, settings: &Settings) -> Result<Server> {
+        let port = free_port()?;
+        let mut command = Command::new(binaries.path(kind));
+        match kind {
+            Kind::Floor => floor_arguments(&mut command, port, settings),
+            Kind::Unbuckle | Kind::Memcached => store_arguments(&mut command, port, settings)?,
+        }
+        // A child inherits the affinity of the thread that starts it.
+        let before = sys::cores()?;
+        sys::pin(&settings.cores)?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        sys::pin(&before)?;
+        let child = child.with_context(|| format!("starting {}", binaries.path(kind).display()))?;
+        let mut server = Server { kind, address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), child };
+        if kind != Kind::Floor || !settings.udp {
+            server.wait_until_listening().with_context(|| format!("{command:?}"))?;
+        }
+        Ok(server)
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn control(&self) -> Result<Control> {
+        Control::connect(self.address)
+    }
+
+    fn wait_until_listening(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(self.address).is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended at once: {status}", self.kind.name());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not listen on {} after 20 s", self.kind.name(), self.address);
+            }
+            // Nothing announces that another process listens: ask again soon.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A cache has nothing to save, and the errors of a process that is gone already mean nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn floor_arguments(command: &mut Command, port: u16, settings: &Settings) {
+    command.args(["--port", &port.to_string()]);
+    command.args(["--request-bytes", &settings.canned.request_bytes.to_string()]);
+    command.args(["--reply-bytes", &settings.canned.reply_bytes.to_string()]);
+    if settings.udp {
+        command.arg("--udp");
+    }
+}
+
+fn store_arguments(command: &mut Command, port: u16, settings: &Settings) -> Result<()> {
+    let port = port.to_string();
+    command.args(["-l", "127.0.0.1", "-p", &port, "-m", &settings.memory_mb.to_string()]);
+    command.args(["-t", &settings.threads.to_string(), "-c", &settings.connections_max.to_string()]);
+    command.args(["-U", if settings.udp { &port } else { "0" }]);
+    if let Some(bytes) = settings.item_bytes_max {
+        command.args(["-I", &bytes.to_string()]);
+    }
+    if std::fs::metadata("/proc/self")?.uid() == 0 {
+        command.args(["-u", "root"]);
+    }
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    // The kernel picks; the port is free again by the time the server binds it, and rarely taken by another meanwhile.
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

@@ -1,0 +1,176 @@
+//! The whole store under random schedules: every atomic access is a point where another thread may go on.
+//! Run with `RUSTFLAGS="--cfg shuttle" cargo test --release -p unbuckle-store --test shuttle`.
+//!
+//! Values describe themselves (the key's number and a sequence), so that a reader knows a torn, foreign or stale one.
+#![cfg(shuttle)]
+
+mod support;
+
+use shuttle::sync::Arc;
+use shuttle::sync::atomic::{AtomicU64, Ordering};
+use shuttle::thread;
+use support::{options, store};
+use unbuckle_store as crate_under_test;
+use unbuckle_store::{
+    Condition, Expiry, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker,
+};
+
+const SCHEDULES: usize = 40;
+
+fn run(body: impl Fn() + Send + Sync + 'static) {
+    let mut config = shuttle::Config::new();
+    config.max_steps = shuttle::MaxSteps::None;
+    config.stack_size = 0x20_0000;
+    let scheduler = shuttle::scheduler::RandomScheduler::new(SCHEDULES);
+    shuttle::Runner::new(scheduler, config).run(body);
+}
+
+fn small() -> Options {
+    Options { relax: thread::yield_now, ..options(1 << 20) }
+}
+
+fn item(value: &[u8]) -> NewItem<'_> {
+    NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false }
+}
+
+/// `len` bytes that say `sequence` throughout.
+fn value(sequence: u64, len: usize) -> Vec<u8> {
+    sequence.to_le_bytes().into_iter().cycle().take(len).collect()
+}
+
+fn read(worker: &mut Worker<'_, '_>, key: &[u8]) -> Option<u64> {
+    let key = worker.key(key).unwrap();
+    worker
+        .get(&key, Mark::Used, |item| {
+            let mut out = vec![0; item.value_len() + 8];
+            item.copy_value(&mut out);
+            (out, item.value_len())
+        })
+        .map(|(out, len)| {
+            let sequence = u64::from_le_bytes(*out.first_chunk().unwrap());
+            assert_eq!(out[..len], value(sequence, len)[..], "a torn value was believed");
+            sequence
+        })
+}
+
+fn write(worker: &mut Worker<'_, '_>, key: &[u8], sequence: u64, len: usize) {
+    let key = worker.key(key).unwrap();
+    worker.set(&key, &item(&value(sequence, len)), Condition::Always).unwrap();
+}
+
+#[test]
+fn a_read_sees_the_last_acknowledged_write_or_a_later_one() {
+    run(|| {
+        let store: &'static Store<'static> = store(&small(), 3);
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        write(&mut store.worker(2).unwrap(), b"key", 0, 24);
+        let writer = {
+            let acknowledged = acknowledged.clone();
+            thread::spawn(move || {
+                let mut worker = store.worker(0).unwrap();
+                for sequence in 1..6 {
+                    // Of the same size (in place), of another (moves), and a neighbour's.
+                    write(&mut worker, b"key", sequence, if sequence % 2 == 0 { 24 } else { 40 });
+                    acknowledged.store(sequence, Ordering::SeqCst);
+                    write(&mut worker, b"other", sequence, 32);
+                }
+            })
+        };
+        let mut worker = store.worker(1).unwrap();
+        let mut newest = 0;
+        for _ in 0..6 {
+            let least = acknowledged.load(Ordering::SeqCst);
+            let seen = read(&mut worker, b"key").expect("a present key was missed");
+            assert!(seen >= least && seen >= newest, "{seen}, {least} was acknowledged, {newest} was seen");
+            newest = seen;
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_growing_index_hides_nothing() {
+    run(|| {
+        let store: &'static Store<'static> = store(&small(), 2);
+        let mut worker = store.worker(0).unwrap();
+        for i in 0..40u64 {
+            write(&mut worker, &i.to_le_bytes(), i, 16);
+        }
+        let grower = thread::spawn(move || {
+            let mut worker = store.worker(1).unwrap();
+            for i in 0..4u64 {
+                // Growth is tried by whoever stores: force it by hand, a line at a time.
+                worker.grow_for_test();
+                write(&mut worker, &(1000 + i).to_le_bytes(), i, 16);
+                while i % 2 == 0 && worker.maintain() {}
+            }
+        });
+        for _ in 0..2 {
+            for i in 0..40u64 {
+                assert_eq!(read(&mut worker, &i.to_le_bytes()), Some(i), "a present key was missed");
+            }
+        }
+        grower.join().unwrap();
+    });
+}
+
+#[test]
+fn counting_up_loses_nothing() {
+    run(|| {
+        let store: &'static Store<'static> = store(&small(), 3);
+        write(&mut store.worker(2).unwrap(), b"counter", 0, 8);
+        let count = |index: usize| {
+            let mut worker = store.worker(index).unwrap();
+            let key = worker.key(b"counter").unwrap();
+            let mut scratch = [0; 16];
+            for _ in 0..3 {
+                let outcome = worker.rewrite(&key, &mut scratch, |item, scratch| {
+                    if !item.copy_value(scratch) {
+                        return Err(());
+                    }
+                    let (number, _) = scratch.split_first_chunk_mut::<8>().unwrap();
+                    *number = (u64::from_le_bytes(*number) + 1).to_le_bytes();
+                    Ok(Rewrite {
+                        before: number,
+                        keep: false,
+                        after: &[],
+                        expiry: None,
+                        flags: None,
+                        cas: RewriteCas::Next,
+                        stale: false,
+                        win_token_sent: false,
+                    })
+                });
+                assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
+            }
+        };
+        let other = thread::spawn(move || count(0));
+        count(1);
+        other.join().unwrap();
+        assert_eq!(read(&mut store.worker(2).unwrap(), b"counter"), Some(6));
+    });
+}
+
+#[test]
+fn eviction_and_expiry_beside_readers() {
+    run(|| {
+        let store: &'static Store<'static> = store(&small(), 2);
+        let evicting = thread::spawn(move || {
+            let mut worker = store.worker(0).unwrap();
+            for i in 0..150u64 {
+                write(&mut worker, &(i % 140).to_le_bytes(), i, 7000);
+            }
+            for _ in 0..20 {
+                worker.maintain();
+            }
+        });
+        let mut worker = store.worker(1).unwrap();
+        for i in 0..40u64 {
+            if let Some(seen) = read(&mut worker, &(i * 3).to_le_bytes()) {
+                assert_eq!(seen % 140, i * 3, "another key's value");
+            }
+        }
+        evicting.join().unwrap();
+        assert_eq!(store.counts().corrupt, 0);
+    });
+}

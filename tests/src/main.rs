@@ -1,0 +1,77 @@
+//! `conformance`: plays the transcripts against a server and prints what departed from them.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use unbuckle_tests::server::{Target, unbuckle_path};
+use unbuckle_tests::transcript::{Transport, read_folder};
+use unbuckle_tests::{suite, transcript::Case};
+
+const USAGE: &str = "usage: conformance [--target unbuckle|memcached PATH] [--transport NAME]... [--jobs N] [--list] [FILTER]...
+  plays the cases whose name contains one of the filters; default target: the unbuckle that cargo builds";
+
+#[derive(Debug, Default)]
+struct Wishes {
+    target: Option<(String, PathBuf)>,
+    transports: Vec<Transport>,
+    filters: Vec<String>,
+    jobs: usize,
+    list: bool,
+}
+
+fn main() -> Result<std::process::ExitCode> {
+    let wishes = wishes(std::env::args().skip(1))?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
+    let wanted = |case: &Case| {
+        wishes.filters.is_empty() || wishes.filters.iter().any(|filter| case.name.contains(filter))
+    };
+    let cases: Vec<Case> = read_folder(&folder)?.into_iter().filter(wanted).collect();
+    if wishes.list {
+        cases.iter().for_each(|case| println!("{}", case.name));
+        println!("{} cases", cases.len());
+        return Ok(std::process::ExitCode::SUCCESS);
+    }
+    let target = match wishes.target {
+        Some((kind, path)) if kind == "memcached" => Target::memcached(path),
+        Some((kind, path)) if kind == "unbuckle" => Target::unbuckle(path),
+        Some((kind, _)) => bail!("expected target unbuckle or memcached, got `{kind}`"),
+        None => Target::unbuckle(unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?),
+    };
+    let report = suite::run(&cases, &target, &wishes.transports, wishes.jobs);
+    for outcome in report.failed() {
+        let reason = outcome.result.as_ref().err().map_or("", String::as_str);
+        println!(
+            "FAILED {} [{}] (line {})\n       {reason}",
+            outcome.case,
+            outcome.transport.name(),
+            outcome.line
+        );
+    }
+    report.skipped.iter().for_each(|skipped| println!("SKIPPED {skipped}"));
+    let failed_count = report.failed().count();
+    println!("{} passed, {failed_count} failed, {} skipped", report.passed_count(), report.skipped.len());
+    Ok(if failed_count == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
+}
+
+fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes> {
+    let mut wishes = Wishes { jobs: 4, ..Wishes::default() };
+    while let Some(argument) = arguments.next() {
+        let mut value =
+            |name: &str| arguments.next().with_context(|| format!("{name} needs a value\n{USAGE}"));
+        match argument.as_str() {
+            "--target" => wishes.target = Some((value("--target")?, PathBuf::from(value("--target")?))),
+            "--transport" => wishes.transports.push(Transport::named(&value("--transport")?)?),
+            "--jobs" => wishes.jobs = value("--jobs")?.parse()?,
+            "--list" => wishes.list = true,
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
+            unknown if unknown.starts_with('-') => bail!("unknown option {unknown}\n{USAGE}"),
+            filter => wishes.filters.push(filter.to_owned()),
+        }
+    }
+    if wishes.transports.is_empty() {
+        wishes.transports = Transport::ALL.to_vec();
+    }
+    Ok(wishes)
+}

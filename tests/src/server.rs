@@ -1,0 +1,235 @@
+//! Starts a server on a free port or socket, and ends it: by process id, never by name.
+
+use crate::transcript::Transport;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A server binary and what it understands.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub path: PathBuf,
+    pub kind: Kind,
+    /// Memcached's debug build, for cases that move its clock.
+    pub debug_path: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Unbuckle,
+    Memcached,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Unbuckle => "unbuckle",
+            Kind::Memcached => "memcached",
+        }
+    }
+}
+
+impl Target {
+    pub fn memcached(path: PathBuf) -> Target {
+        let debug = path.with_file_name("memcached-debug");
+        Target { debug_path: debug.exists().then_some(debug), path, kind: Kind::Memcached }
+    }
+
+    pub fn unbuckle(path: PathBuf) -> Target {
+        Target { path, kind: Kind::Unbuckle, debug_path: None }
+    }
+
+    /// Can its clock be moved?
+    pub fn moves_time(&self) -> bool {
+        match self.kind {
+            Kind::Unbuckle => understands_debug_time(&self.path),
+            Kind::Memcached => self.debug_path.is_some(),
+        }
+    }
+
+    fn command(&self, move_time: bool) -> Command {
+        let mut command = match (&self.debug_path, move_time) {
+            (Some(debug), true) => Command::new(debug),
+            _ => Command::new(&self.path),
+        };
+        if self.kind == Kind::Unbuckle && move_time {
+            command.arg(DEBUG_TIME_FLAG);
+        }
+        command
+    }
+}
+
+/// Makes Unbuckle understand `debugtime SECONDS`, as memcached's debug build does.
+pub const DEBUG_TIME_FLAG: &str = "--debug-time";
+
+/// Does the server at `path` name that flag in its help?
+pub fn understands_debug_time(path: &Path) -> bool {
+    let help = Command::new(path).arg("-h").stdin(Stdio::null()).output();
+    help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(DEBUG_TIME_FLAG))
+}
+
+/// Where a started server listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    Port(SocketAddr),
+    Path(PathBuf),
+}
+
+/// A server of our own. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    pub address: Address,
+    errors: PathBuf,
+}
+
+/// How long a server may take to listen.
+const START_MAX: Duration = Duration::from_secs(15);
+/// Between two looks at a server that is starting: there is no event to wait for, the process is not ours.
+const START_STEP: Duration = Duration::from_millis(4);
+
+impl Server {
+    /// Starts `target` for one transport. A port that somebody took meanwhile is replaced by another.
+    pub fn start(
+        target: &Target,
+        options: &[String],
+        transport: Transport,
+        move_time: bool,
+    ) -> Result<Server> {
+        let mut last = None;
+        for _ in 0..5 {
+            match Server::try_start(target, options, transport, move_time) {
+                Ok(server) => return Ok(server),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("no attempt was made")?)
+    }
+
+    fn try_start(
+        target: &Target,
+        options: &[String],
+        transport: Transport,
+        move_time: bool,
+    ) -> Result<Server> {
+        let mut command = target.command(move_time);
+        let udp = matches!(transport, Transport::Udp | Transport::Datagram);
+        if !options.iter().any(|option| option == "-t") {
+            // Datagrams of one client may go to different threads: with one, they are served in order.
+            command.args(["-t", if udp { "1" } else { "2" }]);
+        }
+        command.args(options);
+        if target.kind == Kind::Memcached {
+            command.args(["-u", "root"]);
+        }
+        let scratch = scratch_path();
+        let address = match transport {
+            Transport::Unix => {
+                command.arg("-s").arg(&scratch);
+                Address::Path(scratch.clone())
+            }
+            Transport::Tcp | Transport::Drip | Transport::Udp | Transport::Datagram => {
+                let port = free_port(udp)?;
+                command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
+                command.args(["-U", &if udp { port } else { 0 }.to_string()]);
+                Address::Port(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+            }
+        };
+        let errors = scratch.with_extension("err");
+        let file =
+            std::fs::File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        let child = command.spawn().with_context(|| format!("cannot start {}", target.path.display()))?;
+        let mut server = Server { child, address, errors };
+        server.wait_until_listening()?;
+        Ok(server)
+    }
+
+    fn wait_until_listening(&mut self) -> Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < START_MAX {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended at its start with {status}: {}", self.errors_text());
+            }
+            let listening = match &self.address {
+                Address::Port(address) => TcpStream::connect(address).is_ok(),
+                Address::Path(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
+            };
+            if listening {
+                return Ok(());
+            }
+            std::thread::sleep(START_STEP);
+        }
+        bail!("the server did not listen within {START_MAX:?}: {}", self.errors_text());
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The status, if the server has ended by itself.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// What the server wrote to its standard error.
+    pub fn errors_text(&self) -> String {
+        let text = std::fs::read(&self.errors).unwrap_or_default();
+        let tail = text.len().saturating_sub(2000);
+        String::from_utf8_lossy(&text[tail..]).trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only when the process has already gone, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.errors);
+        if let Address::Path(path) = &self.address {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A port that nobody has bound a moment ago, and that was not given to another server of this process.
+fn free_port(udp_too: bool) -> Result<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    for _ in 0..1000 {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let free = !udp_too || UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free && GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free for both TCP and UDP");
+}
+
+/// A name of our own, short enough for a unix socket.
+fn scratch_path() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("unbuckle-{}-{number}.sock", std::process::id()))
+}
+
+/// The Unbuckle binary to test: `UNBUCKLE`, or what cargo builds now.
+pub fn unbuckle_path(workspace: &Path) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("UNBUCKLE") {
+        return Ok(PathBuf::from(path));
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--package", "unbuckle"])
+        .current_dir(workspace)
+        .status()?;
+    if !status.success() {
+        bail!("cargo build --package unbuckle failed");
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    Ok(target.join("debug/unbuckle"))
+}

@@ -1,0 +1,47 @@
+//! The whole conformance suite under plain `cargo test`, against the binary named by `UNBUCKLE` or built by cargo.
+
+use std::path::Path;
+use unbuckle_tests::server::{Target, unbuckle_path};
+use unbuckle_tests::suite;
+use unbuckle_tests::transcript::{Transport, read_folder};
+
+/// Fails with what each departing case saw.
+fn conforms_over(transport: Transport) {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cases = read_folder(&here.join("transcripts")).unwrap();
+    let target = Target::unbuckle(unbuckle_path(&here.join("..")).unwrap());
+    let report = suite::run(&cases, &target, &[transport], 4);
+    let failed: Vec<String> = report
+        .failed()
+        .map(|outcome| {
+            format!("{}\n    {}", outcome.case, outcome.result.as_ref().err().map_or("", String::as_str))
+        })
+        .collect();
+    assert!(report.passed_count() > 0, "no case fits {}", transport.name());
+    assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn over_tcp() {
+    conforms_over(Transport::Tcp);
+}
+
+#[test]
+fn over_tcp_byte_by_byte() {
+    conforms_over(Transport::Drip);
+}
+
+#[test]
+fn over_unix_sockets() {
+    conforms_over(Transport::Unix);
+}
+
+#[test]
+fn over_udp() {
+    conforms_over(Transport::Udp);
+}
+
+#[test]
+fn udp_frames() {
+    conforms_over(Transport::Datagram);
+}
