@@ -21,8 +21,6 @@ const OUTPUT_BYTES: usize = 2 * OUTPUT_BYTES_MIN;
 const RENEWALS_ALONE: u32 = 7;
 /// An unfinished line of this length is a `get` of many keys: see [`Connection::peeking`].
 const LONG_LINE_BYTES: usize = 2 << 10;
-/// More than this is not left in the kernel's buffer: it has to have room for the line's end.
-const PEEKED_BYTES_MAX: usize = 32 << 10;
 /// Reply bytes of one turn: a client that asks for much and reads fast must not hold up the others.
 const SENT_BYTES_PER_TURN: usize = 8 * OUTPUT_BYTES;
 /// What a stalled client may still send ahead: enough for one that writes all its requests before it reads. When memory
@@ -178,11 +176,9 @@ impl<'s, 'r> Server<'s, 'r> {
 
     /// Reads behind the first `filled` bytes of the input buffer, or looks at what is to be read.
     fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
-        if connection.peeking {
-            if filled.peeked < PEEKED_BYTES_MAX && !connection.hung_up {
-                return self.peek(connection, filled);
-            }
-            connection.peeking = false;
+        // What was seen and is not the line's end is taken: the kernel's buffer has to have room for the rest.
+        if connection.peeking && filled.peeked == 0 && !connection.hung_up {
+            return self.peek(connection, filled);
         }
         *filled = Filled { bytes: filled.taken(), peeked: 0 };
         let free = &mut self.input[filled.bytes..];
@@ -211,19 +207,17 @@ impl<'s, 'r> Server<'s, 'r> {
         Received::Bytes
     }
 
-    /// Looks at what the kernel's buffer holds, from its beginning.
+    /// Looks at what is to be read behind the first `filled` bytes, of which none have only been seen.
     fn peek(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
-        let taken = filled.taken();
-        let free = &mut self.input[taken..];
-        let wanted = (2 * PEEKED_BYTES_MAX).min(free.len());
+        let free = &mut self.input[filled.bytes..];
+        let wanted = INPUT_BYTES_MIN.min(free.len());
         match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::PEEK) {
             Ok((0, _)) => Received::End,
-            Ok((seen, _)) if seen > filled.peeked => {
-                *filled = Filled { bytes: taken + seen, peeked: seen };
+            Ok((seen, _)) => {
+                *filled = Filled { bytes: filled.bytes + seen, peeked: seen };
                 Received::Bytes
             }
-            // No more than at the last look: more will be a new event.
-            Ok(_) | Err(Errno::AGAIN) => {
+            Err(Errno::AGAIN) => {
                 connection.readable = false;
                 Received::Nothing
             }
