@@ -262,12 +262,15 @@ impl<'r> Store<'r> {
 
     fn let_go(&self, chain: &Chain, hold: u64) {
         let Some(holders) = self.chunk_word(chain.first, 1) else { return };
-        if holders.fetch_sub(hold, Ordering::AcqRel) != hold {
-            return;
+        let left = holders.fetch_sub(hold, Ordering::AcqRel).wrapping_sub(hold);
+        if hold != LINKED && left & !LINKED == 0 {
+            self.chunks.pinned_bytes.fetch_sub(chain.value_len, Ordering::Relaxed);
         }
-        let _guard = self.chunks.lock.lock(self.relax);
-        holders.store(self.chunks.returned.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.chunks.returned.store(chain.first, Ordering::Relaxed);
+        if left == 0 {
+            let _guard = self.chunks.lock.lock(self.relax);
+            holders.store(self.chunks.returned.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.chunks.returned.store(chain.first, Ordering::Relaxed);
+        }
     }
 
     /// The chain that a large item's record describes.
@@ -427,8 +430,10 @@ impl<'s, 'r> Worker<'s, 'r> {
             return None;
         }
         let chain = store.chain_at(place.offset, &place.head);
-        store.chunk_word(chain.first, 1)?.fetch_add(1, Ordering::Relaxed);
-        store.chunks.pinned_bytes.fetch_add(chain.value_len, Ordering::Relaxed);
+        // However many read it, a value takes its memory once.
+        if store.chunk_word(chain.first, 1)?.fetch_add(1, Ordering::Relaxed) == LINKED {
+            store.chunks.pinned_bytes.fetch_add(chain.value_len, Ordering::Relaxed);
+        }
         let access = crate::access::Access(place.line.mark(place.slot));
         let words = store.region.rest_of_page(place.offset);
         let value = read(&Item { words, head: place.head, access, now_s: self.now_s });
@@ -467,7 +472,6 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     /// Lets go of a pinned value.
     pub fn unpin(&mut self, pin: Pin) {
-        self.store.chunks.pinned_bytes.fetch_sub(pin.chain.value_len, Ordering::Relaxed);
         self.store.let_go(&pin.chain, 1);
     }
 

@@ -3,6 +3,7 @@
 
 use crate::Worker;
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
 use crate::pages::Page;
@@ -155,7 +156,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(line.mark(slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            store.unlink(&Place { number, line, slot, offset, head }, 0);
+            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Dropped);
             self.count(Count::CrawlerReclaimed);
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::Worker;
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::insert::Arrival;
 use crate::pages::Use;
@@ -156,6 +157,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// An entry for which no line has room.
     fn evict_homeless(&mut self, number: u64, offset: u64) {
         let head = Head::decode(self.store.region.head(offset));
+        self.note(offset, &head, Event::Evicted);
         self.store.drop_record(offset, &head, None);
         self.store.account(number, 0, head.words());
         self.count(Count::IndexEvictions);

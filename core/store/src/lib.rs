@@ -11,6 +11,7 @@
 
 mod access;
 mod chunks;
+mod classes;
 mod counts;
 mod crawl;
 mod grow;
@@ -24,6 +25,7 @@ mod reclaim;
 mod write;
 
 pub use chunks::{Pin, Side, Upload};
+pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
 pub use pages::Page;
 
@@ -60,7 +62,12 @@ pub struct Parts<'r> {
     pub stripes: &'r [Stripe],
     /// One for each worker.
     pub workers: &'r [WorkerCounts],
+    /// The largest item of each size class that statistics tell apart, bytes as memcached counts, ascending.
+    pub classes: &'r [u32],
 }
+
+/// What memcached adds to key and value: 48 bytes of header, 8 of CAS, the key's terminator, the value's line end.
+const ITEM_OVERHEAD_BYTES: u64 = 48 + 8 + 1 + 2;
 
 /// How many [`Stripe`]s a store has.
 pub const STRIPES: usize = index::STRIPES as usize;
@@ -113,6 +120,7 @@ pub struct Store<'r> {
     pages: &'r [Page],
     stripes: &'r [Stripe; STRIPES],
     workers: &'r [WorkerCounts],
+    classes: &'r [u32],
     evict: bool,
     relax: fn(),
     item_bytes_max: u64,
@@ -152,6 +160,7 @@ impl<'r> Store<'r> {
             pages: parts.pages.get(..region.pages() as usize).unwrap_or(&[]),
             stripes,
             workers: parts.workers,
+            classes: parts.classes,
             evict: options.evict,
             relax: options.relax,
             item_bytes_max: options.item_bytes_max,
@@ -265,11 +274,9 @@ impl<'r> Store<'r> {
         self.item_bytes_max
     }
 
-    /// Whether an item of these lengths is allowed. The sum is memcached's, so that the same items fit: 48 bytes
-    /// of header, 8 of CAS, the key's terminator and the value's line end.
+    /// Whether an item of these lengths is allowed: the sum is memcached's, so that the same items fit.
     pub fn fits(&self, key_len: usize, value_len: u64) -> bool {
-        const OVERHEAD: u64 = 48 + 8 + 1 + 2;
-        value_len.saturating_add(key_len as u64 + OVERHEAD) <= self.item_bytes_max
+        value_len.saturating_add(key_len as u64 + ITEM_OVERHEAD_BYTES) <= self.item_bytes_max
     }
 
     #[inline(always)]

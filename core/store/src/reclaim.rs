@@ -8,6 +8,7 @@
 //! Work comes in steps of a few records, paid for by the requests that take memory. One worker at a time evicts.
 
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
 use crate::log::{Body, Lane, Need};
@@ -280,7 +281,8 @@ impl<'s, 'r> Worker<'s, 'r> {
             self.count(Count::ExpiredUnfetched);
         }
         let ghost = if lane == Lane::Small && why == Count::Evictions { index::ghost(hash) } else { 0 };
-        store.unlink(&Place { number, line, slot, offset, head }, ghost);
+        let event = if why == Count::Evictions { Event::Evicted } else { Event::Dropped };
+        self.unlink(&Place { number, line, slot, offset, head }, ghost, event);
         self.count(why);
         Fate::Gone
     }

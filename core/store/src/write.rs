@@ -4,6 +4,7 @@
 //! condition that the line has not changed since; otherwise it starts over.
 
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::{Body, Lane, Need, Staged};
 use crate::read::{Epoch, Miss, Place, Try};
@@ -165,6 +166,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Puts the staged record in the place of an old one of the same key. The stripe is locked.
     fn replace(&mut self, place: &Place<'r>, staged: &Staged, fresh: bool) {
         let store = self.store;
+        self.note_replaced(place.offset, &place.head, staged);
         let large = (place.head.options | staged.head.options) & option::LARGE != 0;
         if place.head.words() == staged.words && staged.words <= IN_PLACE_WORDS_MAX && !large {
             let change = place.line.open();
@@ -328,13 +330,13 @@ impl<'s, 'r> Worker<'s, 'r> {
         if epoch.judge(&place.head).is_some() {
             self.count(Count::Reclaimed);
             self.count_unfetched(&place);
-            self.store.unlink(&place, 0);
+            self.unlink(&place, 0, Event::Dropped);
             return Deleted::NotFound;
         }
         if cas.is_some_and(|cas| cas != place.head.cas) {
             return Deleted::Exists;
         }
-        self.store.unlink(&place, 0);
+        self.unlink(&place, 0, Event::Dropped);
         Deleted::Deleted
     }
 
@@ -365,6 +367,35 @@ impl<'s, 'r> Worker<'s, 'r> {
 #[inline(always)]
 pub(crate) fn flush_stamp(at: u64) -> u64 {
     (at << item::SEQUENCE_BITS).wrapping_sub(1)
+}
+
+impl<'r> Worker<'_, 'r> {
+    /// Takes the entry out of the index, leaving `ghost` (0: none) in its slot, and drops its record. The stripe is locked.
+    pub(crate) fn unlink(&self, place: &Place<'r>, ghost: u32, event: Event) {
+        self.note(place.offset, &place.head, event);
+        let ghost = if place.line.entry(place.slot).away { 0 } else { ghost };
+        let change = place.line.open();
+        change.clear(place.slot, ghost);
+        change.close();
+        self.store.drop_record(place.offset, &place.head, None);
+        self.store.account(place.number, 0, place.head.words());
+    }
+
+    /// Notes in the statistics of size classes what happens to a record.
+    pub(crate) fn note(&self, offset: u64, head: &Head, event: Event) {
+        let bytes = self.store.item_bytes(offset, head);
+        self.counts.classes.note(self.store.class_of(bytes), bytes, event);
+    }
+
+    /// Notes that the record at `old` gives way to a staged one.
+    fn note_replaced(&self, old: u64, old_head: &Head, staged: &Staged) {
+        let (before, after) =
+            (self.store.item_bytes(old, old_head), self.store.item_bytes(staged.offset, &staged.head));
+        if before != after {
+            self.counts.classes.note(self.store.class_of(before), before, Event::Dropped);
+            self.counts.classes.note(self.store.class_of(after), after, Event::Linked);
+        }
+    }
 }
 
 /// What the wire's condition says against storing, if anything.
@@ -409,15 +440,5 @@ impl<'r> Store<'r> {
         if let Some(page) = self.page_of(offset) {
             page.live_words.fetch_sub(head.words(), Ordering::Relaxed);
         }
-    }
-
-    /// Takes the entry out of the index, leaving `ghost` (0: none) in its slot, and drops its record. The stripe is locked.
-    pub(crate) fn unlink(&self, place: &Place<'r>, ghost: u32) {
-        let ghost = if place.line.entry(place.slot).away { 0 } else { ghost };
-        let change = place.line.open();
-        change.clear(place.slot, ghost);
-        change.close();
-        self.drop_record(place.offset, &place.head, None);
-        self.account(place.number, 0, place.head.words());
     }
 }
