@@ -214,6 +214,8 @@ impl<'r> Store<'r> {
             stamps: (0, 0),
             now_s: 2,
             tick_code: Access::tick_code(2),
+            rested_s: 2,
+            stored_since: false,
             key_scratch: Default::default(),
         })
     }
@@ -240,7 +242,7 @@ impl<'r> Store<'r> {
             items: sum(|stripe| u64::from(stripe.items())),
             index_lines: lines,
             index_bytes: u64::from(self.index_pages.load(Ordering::Relaxed)) * page_bytes,
-            pages_total: u64::from(self.pool.limit()),
+            pages_total: u64::from(self.pool.target()),
             pages_free: u64::from(self.pool.free()),
             pages_small: u64::from(self.queues[0].pages()),
             pages_main: u64::from(self.queues[1].pages()),
@@ -256,7 +258,7 @@ impl<'r> Store<'r> {
 
     /// The limit, bytes: whole pages.
     pub fn limit_bytes(&self) -> u64 {
-        u64::from(self.pool.limit()) << (self.region.page_words_log2() + 3)
+        u64::from(self.pool.target()) << (self.region.page_words_log2() + 3)
     }
 
     /// Moves the limit (`cache_memlimit`); memory in use above it is given back by [`Worker::maintain`].
@@ -265,7 +267,7 @@ impl<'r> Store<'r> {
         if bytes < LIMIT_BYTES_MIN || pages > u64::from(self.region.pages()) {
             return Err(Unusable::Limit);
         }
-        self.pool.limit_set(pages as u32);
+        self.pool.limit_set(pages as u32, self.relax);
         Ok(())
     }
 
@@ -590,11 +592,14 @@ impl Default for KeyScratch {
 pub struct Worker<'s, 'r> {
     store: &'s Store<'r>,
     counts: &'r WorkerCounts,
-    spans: [log::Span; 2],
+    spans: [log::Span; log::SPANS],
     /// Stamps drawn and not used yet.
     stamps: (u64, u64),
     now_s: u32,
     tick_code: u8,
+    /// When spans were last looked at, and whether anything was stored since.
+    rested_s: u32,
+    stored_since: bool,
     key_scratch: KeyScratch,
 }
 
