@@ -26,6 +26,13 @@ impl Queue {
         Held { queue: self, table, _guard: self.lock.lock(relax) }
     }
 
+    /// Words handed out of the newest page; a hint, read without the lock.
+    #[inline]
+    pub(crate) fn newest_filled(&self, table: &[Page]) -> u32 {
+        let newest = self.newest.load(Ordering::Relaxed);
+        table.get(newest as usize).map_or(0, |page| page.filled.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn pages(&self) -> u32 {
         self.pages.load(Ordering::Relaxed)
     }

@@ -91,16 +91,18 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Called before a request stores a record of about `words` words: does its share of eviction while memory is short.
     #[inline]
     pub(crate) fn pace(&mut self, words: u32) {
-        if self.store.pool.free() <= RESERVE + PAGES_AHEAD && self.store.queues_filled() {
+        if self.store.pool.free() <= RESERVE + PAGES_AHEAD && self.store.needs_a_page_soon() {
             self.pay(words);
         }
     }
 
     #[cold]
     fn pay(&mut self, words: u32) {
-        if !self.store.free_returned_chunks() {
-            let _ = self.reclaim(RECORDS_PER_REQUEST, 2 * u64::from(words));
+        let words = u64::from(words);
+        if self.credit_words < words && !self.store.free_returned_chunks() {
+            let _ = self.reclaim(RECORDS_PER_REQUEST, 2 * words);
         }
+        self.credit_words = self.credit_words.saturating_sub(words);
     }
 
     /// Evicts until a page is free beyond the reserve.
@@ -160,7 +162,11 @@ impl<'s, 'r> Worker<'s, 'r> {
             let first = store.region.load_acquire(offset);
             if !item::is_dead(first) {
                 match self.decide(page, offset) {
-                    Fate::Gone(words) => freed_words += words,
+                    Fate::Gone(words) => {
+                        freed_words += words;
+                        // Twice as much goes as comes: what is spared has to be moved, too.
+                        self.credit_words += words / 2;
+                    }
                     Fate::Moved(words) => {
                         state.moved_words.fetch_add(words, Ordering::Relaxed);
                     }
@@ -209,7 +215,9 @@ impl<'s, 'r> Worker<'s, 'r> {
         let exhausted = store.reclaim.exhausted.load(Ordering::Relaxed);
         let newest = |lane: Lane| {
             let held = hold(lane);
-            held.newest().filter(|(_, page)| page.live_words.load(Ordering::Relaxed) != 0).map(|(number, _)| number)
+            held.newest()
+                .filter(|(_, page)| page.live_words.load(Ordering::Relaxed) != 0)
+                .map(|(number, _)| number)
         };
         let fresh = order.into_iter().filter(|&lane| exhausted & 1 << lane as u32 == 0).find_map(newest);
         if fresh.is_none() {
@@ -367,9 +375,14 @@ impl<'s, 'r> Worker<'s, 'r> {
 }
 
 impl Store<'_> {
-    /// True once there is anything to evict.
-    fn queues_filled(&self) -> bool {
-        self.queues[0].pages() + self.queues[1].pages() > 2
+    /// There is something to evict, and a page that is being filled is half full. (Large values take hardly any log:
+    /// their memory is made free when it is taken.)
+    #[inline]
+    fn needs_a_page_soon(&self) -> bool {
+        let [small, main] = &self.queues;
+        let half = self.region.page_words() / 2;
+        small.pages() + main.pages() > 2
+            && (small.newest_filled(self.pages) > half || main.newest_filled(self.pages) > half)
     }
 
     /// A closed page that is well worth compacting: under three quarters of it is live (without eviction: fifteen sixteenths).
