@@ -141,7 +141,7 @@ fn child(name: &str, items: u32) -> Result<()> {
     let mut hands = match subject {
         Subject::ServeGet | Subject::ServeSet => Hands::Engine(Box::new(Engine::new(
             worker,
-            Settings { cas: true, flush_enabled: true },
+            Settings { cas: true, flush_enabled: true, class_bytes: [0; unbuckle_engine::CLASSES_MAX] },
             &counters,
         ))),
         _ => Hands::Worker(Box::new(worker)),
@@ -231,7 +231,7 @@ fn set(worker: &mut Worker<'_, '_>, key: &[u8]) -> bool {
     let Some(key) = worker.key(key) else { return false };
     let value = &[b'v'; VALUE_BYTES];
     let item =
-        NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false };
+        NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false, key_binary: false };
     worker.set(&key, &item, Condition::Always).is_ok()
 }
 

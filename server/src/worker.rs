@@ -60,7 +60,11 @@ impl<'s, 'r> Worker<'s, 'r> {
         acceptor: Option<Acceptor<'s, 'r>>,
     ) -> io::Result<Worker<'s, 'r>> {
         let desk = &shared.desks[number];
-        let settings = Settings { cas: shared.options.cas, flush_enabled: shared.options.flush_enabled };
+        let settings = Settings {
+            cas: shared.options.cas,
+            flush_enabled: shared.options.flush_enabled,
+            class_bytes: shared.classes.sizes(),
+        };
         let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
         let engine = Engine::new(hands, settings, &desk.counters);
         let poll = epoll::create(CreateFlags::CLOEXEC)?;

@@ -11,7 +11,7 @@
 //!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
 //! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
 //!
-//! Where a hit is: `classic/retrieval.rs`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
+//! Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for `mg`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
 
 #[cfg(any(test, fuzzing))]
@@ -23,6 +23,7 @@ pub mod check;
 mod classic;
 mod counters;
 mod expiry;
+mod meta;
 mod session;
 
 pub use counters::{Counter, Counters};
@@ -48,7 +49,12 @@ pub struct Settings {
     pub cas: bool,
     /// False is `-F`: flush_all is refused.
     pub flush_enabled: bool,
+    /// Largest items of classes 1, 2, ..., ascending, bytes as memcached counts them; 0 behind the last. Only `me` tells.
+    pub class_bytes: [u32; CLASSES_MAX],
 }
+
+/// Size classes that there can be.
+pub const CLASSES_MAX: usize = 63;
 
 /// Where replies go: the door's buffer and how much of it is filled.
 #[derive(Debug)]

@@ -60,6 +60,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let mark = |set: bool, option: u8| if set { option } else { 0 };
         let options = mark(item.stale, option::STALE)
             | mark(item.win_token_sent, option::WIN_TOKEN_SENT)
+            | mark(item.key_binary, option::KEY_BINARY)
             | mark(item.cas.is_some(), option::CAS);
         Head {
             options,

@@ -6,6 +6,7 @@
 use super::stat;
 use crate::options::Options;
 use crate::shared::Shared;
+use unbuckle_engine::CLASSES_MAX;
 
 /// What memcached's item takes beside key, value and flags.
 const ITEM_HEADER_BYTES: u32 = 48;
@@ -33,6 +34,13 @@ impl Classes {
         }
         chunk_bytes.push(largest);
         Classes { chunk_bytes }
+    }
+
+    /// Chunk sizes as the engine wants them.
+    pub(crate) fn sizes(&self) -> [u32; CLASSES_MAX] {
+        let mut sizes = [0; CLASSES_MAX];
+        sizes.iter_mut().zip(&self.chunk_bytes).for_each(|(place, bytes)| *place = *bytes);
+        sizes
     }
 
     /// Class numbers with their chunk sizes.

@@ -10,7 +10,7 @@
 
 mod model;
 
-use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
+use crate::{CLASSES_MAX, Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
 use model::{Expected, Model};
 use std::format;
 use std::sync::atomic::AtomicU64;
@@ -24,6 +24,7 @@ const LIMIT_BYTES: u64 = 16 << 20;
 const ITEM_BYTES_MAX: u64 = 128 << 10;
 const MADE_UNIX_S: u64 = 1_700_000_000;
 const START_S: u32 = 100;
+const SETTINGS: Settings = Settings { cas: true, flush_enabled: true, class_bytes: [0; CLASSES_MAX] };
 /// So that no script fills the store: the model never evicts.
 const BLOCKS_MAX: usize = 200;
 const BLOCK: [u8; 4096] = [b'v'; 4096];
@@ -85,7 +86,7 @@ pub fn engine_classic(script: &[u8]) {
     let counters = Counters::default();
     let worker = store.worker(0).expect("a first worker");
     let inline_bytes_max = worker.inline_value_bytes_max();
-    let mut engine = Engine::new(worker, Settings { cas: true, flush_enabled: true }, &counters);
+    let mut engine = Engine::new(worker, SETTINGS, &counters);
     let mut model = Model::new(MADE_UNIX_S, ITEM_BYTES_MAX, inline_bytes_max);
     let mut session = Session::default();
     let mut now_s = START_S;
@@ -112,10 +113,16 @@ pub fn engine_classic(script: &[u8]) {
             model_unserved.extend(piece);
             let served = model.serve(&model_unserved);
             model_unserved.drain(..served);
+            if model.beyond {
+                break;
+            }
             door.receive(piece, *head);
             if door.closed {
                 break;
             }
+        }
+        if model.beyond {
+            break;
         }
         let Door { sent, closed, .. } = door;
         compare(&mut model, &sent, &mut last_cas);

@@ -11,10 +11,32 @@ use unbuckle_wire::reply;
 pub(super) const NUMBER_LINE_BYTES: usize = DECIMAL_BYTES_MAX + reply::CRLF.len();
 
 /// The item is there, but not a number.
-struct NotNumeric;
+pub(crate) struct NotNumeric;
+
+/// The item's number after `incr` or `decr`, and its new value, which is made in `scratch`.
+pub(crate) fn changed_number<'x>(
+    item: &Item<'_>,
+    scratch: &'x mut [u8],
+    incr: bool,
+    delta: u64,
+) -> Result<(u64, &'x [u8]), NotNumeric> {
+    let len = item.value_len();
+    if item.is_large() || !item.copy_value(scratch) {
+        return Err(NotNumeric);
+    }
+    let old = scratch.get(..len).and_then(lenient_u64).ok_or(NotNumeric)?;
+    let outcome = if incr { old.wrapping_add(delta) } else { old.saturating_sub(delta) };
+    let mut buffer = [0; DECIMAL_BYTES_MAX];
+    let digits = decimal(outcome, &mut buffer);
+    let value = scratch.get_mut(..len.max(digits.len())).ok_or(NotNumeric)?;
+    let (number, padding) = value.split_at_mut_checked(digits.len()).ok_or(NotNumeric)?;
+    number.copy_from_slice(digits);
+    padding.fill(b' ');
+    Ok((outcome, value))
+}
 
 /// A change that leaves the value alone.
-pub(super) fn unchanged<'x>(item: &Item<'_>) -> Rewrite<'x> {
+pub(crate) fn unchanged<'x>(item: &Item<'_>) -> Rewrite<'x> {
     Rewrite {
         before: &[],
         keep: true,
@@ -40,18 +62,8 @@ impl Engine<'_, '_> {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
         let mut outcome = 0;
         let rewritten = self.worker.rewrite(&key, &mut self.scratch, |item, scratch| {
-            let len = item.value_len();
-            if item.is_large() || !item.copy_value(scratch) {
-                return Err(NotNumeric);
-            }
-            let old = scratch.get(..len).and_then(lenient_u64).ok_or(NotNumeric)?;
-            outcome = if incr { old.wrapping_add(delta) } else { old.saturating_sub(delta) };
-            let mut buffer = [0; DECIMAL_BYTES_MAX];
-            let digits = decimal(outcome, &mut buffer);
-            let value = scratch.get_mut(..len.max(digits.len())).ok_or(NotNumeric)?;
-            let (number, padding) = value.split_at_mut_checked(digits.len()).ok_or(NotNumeric)?;
-            number.copy_from_slice(digits);
-            padding.fill(b' ');
+            let value;
+            (outcome, value) = changed_number(item, scratch, incr, delta)?;
             Ok(Rewrite { before: value, keep: false, cas: RewriteCas::Next, ..unchanged(item) })
         });
         let counters = self.counters;
