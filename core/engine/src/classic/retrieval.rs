@@ -21,7 +21,7 @@ use unbuckle_wire::{KEY_BYTES_MAX, reply, scan};
 pub(crate) const BATCH: usize = 16;
 
 /// How often a large item may slip away between finding and pinning it, before it counts as a miss.
-pub(crate) const PIN_TRIES: usize = 4;
+const PIN_TRIES: usize = 4;
 
 /// What may have to follow a value: its line end and `END`.
 const TAIL_BYTES: usize = reply::CRLF.len() + reply::END.len();

@@ -3,7 +3,7 @@
 //! Each decides on a reply and leaves sending it, or not, to the caller.
 
 use crate::Engine;
-use unbuckle_store::{Deleted, Item, Rewrite, RewriteCas, Rewritten};
+use unbuckle_store::{Deleted, Item, Mark, Rewrite, RewriteCas, Rewritten};
 use unbuckle_wire::number::{DECIMAL_BYTES_MAX, decimal, lenient_u64};
 use unbuckle_wire::reply;
 
@@ -13,13 +13,14 @@ pub(super) const NUMBER_LINE_BYTES: usize = DECIMAL_BYTES_MAX + reply::CRLF.len(
 /// The item is there, but not a number.
 pub(crate) struct NotNumeric;
 
-/// The item's number after `incr` or `decr`, and its new value, which is made in `scratch`.
+/// The item's number after `incr` or `decr`, and the change, whose value is made in `scratch`. A number that becomes longer is
+/// a new item, which is neither stale nor won by anyone; any other stays what it is.
 pub(crate) fn changed_number<'x>(
     item: &Item<'_>,
     scratch: &'x mut [u8],
     incr: bool,
     delta: u64,
-) -> Result<(u64, &'x [u8]), NotNumeric> {
+) -> Result<(u64, Rewrite<'x>), NotNumeric> {
     let len = item.value_len();
     if item.is_large() || !item.copy_value(scratch) {
         return Err(NotNumeric);
@@ -32,7 +33,16 @@ pub(crate) fn changed_number<'x>(
     let (number, padding) = value.split_at_mut_checked(digits.len()).ok_or(NotNumeric)?;
     number.copy_from_slice(digits);
     padding.fill(b' ');
-    Ok((outcome, value))
+    let same = value.len() <= len;
+    let change = Rewrite {
+        before: value,
+        keep: false,
+        cas: RewriteCas::Next,
+        stale: same && item.stale(),
+        win_token_sent: same && item.win_token_sent(),
+        ..unchanged(item)
+    };
+    Ok((outcome, change))
 }
 
 /// A change that leaves the value alone.
@@ -62,9 +72,9 @@ impl Engine<'_, '_> {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
         let mut outcome = 0;
         let rewritten = self.worker.rewrite(&key, &mut self.scratch, |item, scratch| {
-            let value;
-            (outcome, value) = changed_number(item, scratch, incr, delta)?;
-            Ok(Rewrite { before: value, keep: false, cas: RewriteCas::Next, ..unchanged(item) })
+            let change;
+            (outcome, change) = changed_number(item, scratch, incr, delta)?;
+            Ok(change)
         });
         let counters = self.counters;
         match rewritten {
@@ -104,6 +114,8 @@ impl Engine<'_, '_> {
         self.counters.cmd_touch.add(1);
         match rewritten {
             Rewritten::Done { .. } => {
+                // Unlike other changes, it counts as a use.
+                self.worker.get(&key, Mark::Used, |_| ());
                 self.counters.touch_hits.add(1);
                 reply::TOUCHED
             }

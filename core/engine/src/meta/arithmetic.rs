@@ -1,7 +1,7 @@
 //! `ma`: adding to a number, or subtracting, or beginning with one.
 
 use super::{CAS_OF_NOTHING, repeat_request, ttl};
-use crate::classic::single::{changed_number, unchanged};
+use crate::classic::single::changed_number;
 use crate::{Engine, Turn};
 use unbuckle_store::{Condition, Expiry, Key, NewItem, Refused, Rewrite, Rewritten, Stored};
 use unbuckle_wire::meta::{INVALID_ARITHMETIC_MODE, OPAQUE_TOO_LONG, OUT_OF_MEMORY_NEW, Reply, Request};
@@ -88,17 +88,17 @@ impl Engine<'_, '_> {
         let next = self.next_cas(request);
         let (mut number, mut expiry) = (0, Expiry::NEVER);
         let rewritten = self.worker.rewrite(key, &mut self.scratch, |item, scratch| {
-            // What can't be a number is told before what has another CAS, and only then what is none.
-            if item.is_large() || item.value_len() == 0 {
+            // An empty value is told before another CAS, any other that is no number only after it.
+            if item.value_len() == 0 {
                 return Err(Declined::NotNumeric);
             }
             if expected.is_some_and(|expected| expected != item.cas()) {
                 return Err(Declined::Differs);
             }
             let changed = changed_number(item, scratch, incr, request.delta);
-            let (new, value) = changed.map_err(|_| Declined::NotNumeric)?;
+            let (new, change) = changed.map_err(|_| Declined::NotNumeric)?;
             (number, expiry) = (new, item.expiry());
-            Ok(Rewrite { before: value, keep: false, expiry: touch, cas: next, ..unchanged(item) })
+            Ok(Rewrite { expiry: touch, cas: next, ..change })
         });
         match rewritten {
             Rewritten::Done { cas } => {

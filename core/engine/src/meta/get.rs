@@ -5,14 +5,17 @@
 //! what a lookup finds to be stale or large, go through [`Engine::meta_get`], one at a time.
 
 use super::{repeat_request, ttl};
-use crate::classic::retrieval::{BATCH, PIN_TRIES, SPARE_BYTES};
+use crate::classic::retrieval::{BATCH, SPARE_BYTES};
 use crate::classic::single::unchanged;
 use crate::session::{Phase, Sending, Session, Tail};
 use crate::{Engine, Next, Output, Step, Turn};
 use core::ops::ControlFlow::{self, Break, Continue};
-use unbuckle_store::{Condition, Expiry, Item, Key, Mark, NewItem, Rewrite, Rewritten, Stored};
+use unbuckle_store::{Condition, Expiry, Item, Key, Mark, NewItem, Pin, Rewrite, Rewritten, Stored};
 use unbuckle_wire::meta::{Flags, OPAQUE_TOO_LONG, REPLY_BYTES_MAX, Reply, Request};
 use unbuckle_wire::{reply, scan};
+
+/// How often an item may change between looking at it and pinning or creating it, before it counts as a miss.
+const FETCH_TRIES: usize = 8;
 
 /// A request that was decoded ahead.
 #[derive(Clone, Copy)]
@@ -98,11 +101,29 @@ struct Times {
     recache: Option<Expiry>,
 }
 
-/// A closure's reason not to change the item.
-enum Kept {
-    /// There was nothing to change; the reply is written, and valid.
-    Answered,
+/// What one try came to.
+enum Fetched {
+    /// The reply, or its header, has this length.
+    Hit(usize),
+    Miss,
+    /// The value is large and not pinned, or something else is.
+    Large,
+    /// Another client came between.
+    Late,
     Full,
+    OutOfMemory,
+}
+
+/// A large value that is pinned, to be sent.
+struct Held {
+    pin: Pin,
+    cas: u64,
+}
+
+impl Held {
+    fn is_value_of(&self, item: &Item<'_>) -> bool {
+        item.is_large() && item.cas() == self.cas && item.value_len() as u64 == self.pin.value_len()
+    }
 }
 
 impl Engine<'_, '_> {
@@ -275,73 +296,101 @@ impl Engine<'_, '_> {
             return Break(Next::Output);
         }
         let times = self.times(request);
-        let mark = if request.flags.has(b'u') || before.is_some() { Mark::None } else { Mark::Used };
-        for _ in 0..PIN_TRIES {
-            let cas_in_use = self.settings.cas;
-            let free = turn.output.free();
-            let (mut header, mut written, mut pinned) = (0, 0, None);
-            let rewritten = self.worker.rewrite(key, &mut [], |item, _| {
-                let cas = if cas_in_use { item.cas() } else { 0 };
-                let view = View::of(item, key, cas, before.unwrap_or_else(|| Before::of(item)));
-                let value = request.flags.has(b'v') && request.cas != Some(cas);
-                let (outcome, line) = write_header(free, &view, request.flags, value, times);
-                header = line.ok_or(Kept::Full)?;
-                pinned = (value && item.is_large()).then_some((item.cas(), view.value_len));
-                written = match pinned {
-                    None if value => write_value(free, header, item).ok_or(Kept::Full)?,
-                    _ => header,
-                };
-                if outcome == (Outcome { expiry: view.expiry, won: false }) {
-                    return Err(Kept::Answered);
+        let mut held = None;
+        for _ in 0..FETCH_TRIES {
+            match self.fetch_once(turn, key, request, before, times, held.as_ref()) {
+                Fetched::Hit(written) => {
+                    if before.is_none() && !request.flags.has(b'u') {
+                        self.worker.get(key, Mark::Used, |_| ());
+                    }
+                    self.count_get(true, times.touch.is_some());
+                    match held {
+                        Some(Held { pin, .. }) => {
+                            turn.output.filled = turn.output.filled.wrapping_add(written);
+                            turn.at = turn.at.wrapping_add(bytes);
+                            session.sending = Some(Sending { pin, offset: 0, tail: Tail::Nothing });
+                            session.phase = Phase::Sending;
+                        }
+                        None => turn.finish_written(bytes, Some(written)),
+                    }
+                    return Continue(());
                 }
-                Ok(Rewrite {
-                    expiry: Some(outcome.expiry),
-                    win_token_sent: outcome.won || view.token_sent,
-                    ..unchanged(item)
-                })
-            });
-            match rewritten {
-                Rewritten::Done { .. } | Rewritten::Declined(Kept::Answered) => (),
-                Rewritten::Declined(Kept::Full) => return Break(Next::Output),
-                Rewritten::Refused(_) => {
+                Fetched::Late => self.let_go(held.take()),
+                Fetched::Large => {
+                    self.let_go(held.take());
+                    held = self
+                        .worker
+                        .pin(key, Mark::None, |item| item.cas())
+                        .map(|(pin, cas)| Held { pin, cas });
+                }
+                Fetched::Full => {
+                    self.let_go(held);
+                    return Break(Next::Output);
+                }
+                Fetched::OutOfMemory => {
+                    self.let_go(held);
                     turn.finish(bytes, reply::OUT_OF_MEMORY, false);
                     return Continue(());
                 }
-                Rewritten::NotFound => match self.create(turn, key, request, times) {
-                    Created::No => {
-                        miss(turn.output, request, key);
-                        self.count_get(false, false);
-                        turn.finish(bytes, b"", true);
-                        return Continue(());
-                    }
-                    Created::Yes(length) => written = length,
-                    // Another has been faster: now it is there.
-                    Created::Late => continue,
-                },
+                Fetched::Miss => break,
             }
-            if let Some((cas, value_len)) = pinned {
-                let Some((pin, now_cas)) = self.worker.pin(key, mark, |item| item.cas()) else { continue };
-                if now_cas != cas || pin.value_len() != value_len {
-                    self.worker.unpin(pin);
-                    continue;
-                }
-                turn.output.filled = turn.output.filled.wrapping_add(header);
-                turn.at = turn.at.wrapping_add(bytes);
-                session.sending = Some(Sending { pin, offset: 0, tail: Tail::Nothing });
-                session.phase = Phase::Sending;
-            } else {
-                if mark == Mark::Used {
-                    self.worker.get(key, mark, |_| ());
-                }
-                turn.finish_written(bytes, Some(written));
-            }
-            self.count_get(true, times.touch.is_some());
-            return Continue(());
         }
+        self.let_go(held);
         miss(turn.output, request, key);
         self.count_get(false, false);
         turn.finish(bytes, b"", true);
         Continue(())
+    }
+
+    fn let_go(&mut self, held: Option<Held>) {
+        if let Some(held) = held {
+            self.worker.unpin(held.pin);
+        }
+    }
+
+    /// One try. What it writes (all of the reply, or of a large value's the header) is behind the output, and not counted
+    /// as filled yet.
+    fn fetch_once(
+        &mut self,
+        turn: &mut Turn<'_, '_, '_>,
+        key: &Key<'_>,
+        request: &Request<'_>,
+        before: Option<Before>,
+        times: Times,
+        held: Option<&Held>,
+    ) -> Fetched {
+        let cas_in_use = self.settings.cas;
+        let free = turn.output.free();
+        let mut written = 0;
+        let rewritten = self.worker.rewrite(key, &mut [], |item, _| {
+            let cas = if cas_in_use { item.cas() } else { 0 };
+            let view = View::of(item, key, cas, before.unwrap_or_else(|| Before::of(item)));
+            let value = request.flags.has(b'v') && request.cas != Some(cas);
+            // A large value is pinned before the item is changed: it may be the change that ends its life.
+            let large = value && item.is_large();
+            if large != held.is_some_and(|held| held.is_value_of(item)) {
+                return Err(Fetched::Large);
+            }
+            let (outcome, header) = write_header(free, &view, request.flags, value, times);
+            written = header.ok_or(Fetched::Full)?;
+            if value && !large {
+                written = write_value(free, written, item).ok_or(Fetched::Full)?;
+            }
+            if outcome == (Outcome { expiry: view.expiry, won: false }) {
+                return Err(Fetched::Hit(written));
+            }
+            Ok(Rewrite {
+                expiry: Some(outcome.expiry),
+                win_token_sent: outcome.won || view.token_sent,
+                ..unchanged(item)
+            })
+        });
+        match rewritten {
+            Rewritten::Done { .. } => Fetched::Hit(written),
+            Rewritten::Declined(reason) => reason,
+            Rewritten::Refused(_) => Fetched::OutOfMemory,
+            Rewritten::NotFound => self.create(turn, key, request, times),
+        }
     }
 
     /// `N`: an empty item for whoever comes next to wait for. Writes the reply if it was made.
@@ -351,9 +400,9 @@ impl Engine<'_, '_> {
         key: &Key<'_>,
         request: &Request<'_>,
         times: Times,
-    ) -> Created {
+    ) -> Fetched {
         if times.vivify.is_none() {
-            return Created::No;
+            return Fetched::Miss;
         }
         let item = NewItem {
             flags: 0,
@@ -386,11 +435,12 @@ impl Engine<'_, '_> {
                 if let Some(place) = free.get_mut(header..).and_then(|rest| rest.get_mut(..end.len())) {
                     place.copy_from_slice(end);
                 }
-                Created::Yes(header.wrapping_add(end.len()))
+                Fetched::Hit(header.wrapping_add(end.len()))
             }
-            Ok(_) => Created::Late,
+            // Another has been faster: now it is there.
+            Ok(_) => Fetched::Late,
             // As memcached: no word about the lack of memory.
-            Err(_) => Created::No,
+            Err(_) => Fetched::Miss,
         }
     }
 
@@ -404,14 +454,6 @@ impl Engine<'_, '_> {
         commands.add(1);
         outcome.add(1);
     }
-}
-
-/// What became of an item that was to be created.
-enum Created {
-    /// Its reply has this length.
-    Yes(usize),
-    Late,
-    No,
 }
 
 /// The expiry that a created item has when all flags are through: of `N` and `T` the later one counts.

@@ -18,7 +18,7 @@ use crate::classic::storage::memcached_bytes;
 use crate::session::Session;
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
-use unbuckle_store::{Expiry, Item, Key, Mark, RewriteCas};
+use unbuckle_store::{Expiry, Key, Mark, RewriteCas};
 use unbuckle_wire::meta::{self, Refusal, Reply, Request, Verb};
 use unbuckle_wire::text::Line;
 use unbuckle_wire::{KEY_BYTES_MAX, base64};

@@ -193,7 +193,8 @@ impl Engine<'_, '_> {
             expiry: self.clock.expiry(request.ttl.unwrap_or(0)),
             vivify,
             cas: request.cas,
-            cas_new: self.cas_new(request.cas_new),
+            // Here, and only here, a CAS of 0 asks for nothing.
+            cas_new: self.cas_new(request.cas_new).filter(|cas| *cas != 0),
             invalidates: request.flags.has(b'I'),
             key_binary: request.key_binary,
             quiet: request.flags.has(b'q'),
