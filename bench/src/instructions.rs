@@ -230,8 +230,15 @@ fn get(worker: &mut Worker<'_, '_>, key: &[u8], out: &mut [u8]) -> bool {
 fn set(worker: &mut Worker<'_, '_>, key: &[u8]) -> bool {
     let Some(key) = worker.key(key) else { return false };
     let value = &[b'v'; VALUE_BYTES];
-    let item =
-        NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false, key_binary: false };
+    let item = NewItem {
+        flags: 0,
+        expiry: Expiry::NEVER,
+        value,
+        cas: None,
+        stale: false,
+        win_token_sent: false,
+        key_binary: false,
+    };
     worker.set(&key, &item, Condition::Always).is_ok()
 }
 

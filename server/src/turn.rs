@@ -176,7 +176,12 @@ impl<'s, 'r> Server<'s, 'r> {
 
     /// Serves the first `filled` bytes of the input buffer and sends the replies. What is not consumed is moved to
     /// the front.
-    fn serve(&mut self, connection: &mut Connection<'_>, filled: &mut usize, allowance: &mut Allowance) -> Step {
+    fn serve(
+        &mut self,
+        connection: &mut Connection<'_>,
+        filled: &mut usize,
+        allowance: &mut Allowance,
+    ) -> Step {
         let mut start = 0;
         let step = self.serve_from(connection, &mut start, *filled, allowance);
         if start > 0 {

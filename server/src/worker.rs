@@ -74,7 +74,12 @@ impl<'s, 'r> Worker<'s, 'r> {
         epoll::add(&poll, &desk.mailbox.bell.0, EventData::new_u64(BELL), edge)?;
         for (index, socket) in datagrams.iter().enumerate() {
             // Level-triggered: a batch may leave datagrams behind.
-            epoll::add(&poll, socket.descriptor(), EventData::new_u64(DATAGRAMS | index as u64), EventFlags::IN)?;
+            epoll::add(
+                &poll,
+                socket.descriptor(),
+                EventData::new_u64(DATAGRAMS | index as u64),
+                EventFlags::IN,
+            )?;
         }
         if let Some(acceptor) = &acceptor {
             epoll::add(&poll, acceptor.poll(), EventData::new_u64(ACCEPTOR), EventFlags::IN)?;
@@ -103,7 +108,11 @@ impl<'s, 'r> Worker<'s, 'r> {
             events.clear();
             let busy = !self.queue.is_empty() || self.maintain_more;
             let no_wait = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
-            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), busy.then_some(&no_wait)) {
+            match epoll::wait(
+                &self.poll,
+                rustix::buffer::spare_capacity(&mut events),
+                busy.then_some(&no_wait),
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
@@ -250,7 +259,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     fn forget_past_stalls(&mut self) {
         let connections = &mut self.connections;
         self.stalled.retain(|(token, stall)| {
-            connections.get_mut(*token).is_some_and(|connection| connection.stalled && connection.stalls == *stall)
+            connections
+                .get_mut(*token)
+                .is_some_and(|connection| connection.stalled && connection.stalls == *stall)
         });
     }
 
@@ -301,7 +312,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         let connection = Connection::new(arrival.socket, seat, &self.shared.budget, now_s);
         let token = self.connections.insert(connection);
         let Some(connection) = self.connections.get_mut(token) else { return Ok(()) };
-        let added = epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), WAIT_FOR_INPUT);
+        let added =
+            epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), WAIT_FOR_INPUT);
         if added.is_err()
             && let Some(connection) = self.connections.remove(token)
         {
@@ -357,7 +369,11 @@ enum Part {
 }
 
 /// Parks as much of `leftover` as is not parked yet.
-fn keep(connection: &mut Connection<'_>, leftover: &mut Leftover, server: &Server<'_, '_>) -> Result<(), Part> {
+fn keep(
+    connection: &mut Connection<'_>,
+    leftover: &mut Leftover,
+    server: &Server<'_, '_>,
+) -> Result<(), Part> {
     let output = server.output.get(leftover.output.clone()).unwrap_or_default();
     connection.output.append(output).map_err(|Exhausted| Part::Output)?;
     leftover.output = 0..0;

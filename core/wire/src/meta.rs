@@ -298,10 +298,10 @@ fn request<'a>(key: &'a [u8], text: &'a [u8], before: usize) -> Result<Request<'
 
 impl Request<'_> {
     fn argument(&mut self, letter: u8, argument: &[u8]) -> Result<(), Option<&'static [u8]>> {
-        let signed = || Some(argument).filter(|text| !text.is_empty()).and_then(strict_i32).ok_or(Some(BAD_TOKEN));
-        let unsigned = |reply| {
-            Some(argument).filter(|text| !text.is_empty()).and_then(strict_u64).ok_or(Some(reply))
-        };
+        let signed =
+            || Some(argument).filter(|text| !text.is_empty()).and_then(strict_i32).ok_or(Some(BAD_TOKEN));
+        let unsigned =
+            |reply| Some(argument).filter(|text| !text.is_empty()).and_then(strict_u64).ok_or(Some(reply));
         match letter {
             b'b' if is_base64(self.key) => self.key_binary = true,
             b'b' => return Err(Some(BAD_KEY)),
@@ -479,11 +479,16 @@ mod tests {
         for flags in [&b" a {"[..], b" a \xff", b" a v !"] {
             assert_eq!(decode(flags), Err(Refusal::Line(reply::BAD_FORMAT)), "{}", flags.escape_ascii());
         }
-        assert!(decode(b" a b c f h k l q s t u v x C1 D1 E1 F1 I J1").is_err_and(|refusal| refusal == Refusal::Flags(BAD_KEY)));
+        assert!(
+            decode(b" a b c f h k l q s t u v x C1 D1 E1 F1 I J1")
+                .is_err_and(|refusal| refusal == Refusal::Flags(BAD_KEY))
+        );
         assert!(decode(b" Zm9v b c f h k l q s t u v x C1 D1 E1 F1 I").is_ok());
         let beyond = [&b" a "[..], &b"v ".repeat(21), b"!"].concat();
         assert_eq!(decode(&beyond), Err(Refusal::Flags(TOO_MANY_FLAGS)), "a 24th token is not seen");
-        assert!(decode(&[&b" a O"[..], &[b'x'; 31]].concat()).is_ok_and(|request| !request.has_long_opaque()));
+        assert!(
+            decode(&[&b" a O"[..], &[b'x'; 31]].concat()).is_ok_and(|request| !request.has_long_opaque())
+        );
         assert!(decode(&[&b" a O"[..], &[b'x'; 32]].concat()).is_ok_and(|request| request.has_long_opaque()));
     }
 

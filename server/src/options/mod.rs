@@ -352,7 +352,9 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
         options.tcp_port = None;
         options.udp_port = None;
     } else if options.tcp_port.is_none() && options.udp_port.is_none() {
-        options.notes.push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
+        options
+            .notes
+            .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
     } else if any_flag && options.listen.is_empty() {
         options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
     }

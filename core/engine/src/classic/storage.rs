@@ -11,8 +11,8 @@ use core::ops::ControlFlow::{Break, Continue};
 use unbuckle_store::{
     Condition, Expiry, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored, Upload,
 };
-use unbuckle_wire::{meta, reply};
 use unbuckle_wire::text::{Line, Store, StoreVerb};
+use unbuckle_wire::{meta, reply};
 
 /// memcached's own bytes in front of a key: what `-I` is compared with includes them.
 const MEMCACHED_HEAD_BYTES: u64 = 48;
@@ -86,12 +86,8 @@ impl Engine<'_, '_> {
                 return Err(Outgrown);
             }
             // What is stored is a new item, which is neither stale nor won by anyone.
-            let change = Rewrite {
-                cas: RewriteCas::Next,
-                stale: false,
-                win_token_sent: false,
-                ..unchanged(item)
-            };
+            let change =
+                Rewrite { cas: RewriteCas::Next, stale: false, win_token_sent: false, ..unchanged(item) };
             Ok(match verb {
                 StoreVerb::Prepend => Rewrite { before: added_bytes, ..change },
                 _ => Rewrite { after: added_bytes, ..change },

@@ -163,7 +163,9 @@ impl Engine<'_, '_> {
                 Answer::Special(before) => {
                     let bytes = slot.after.wrapping_sub(turn.at);
                     let request = Request::plain(slot.key.bytes(), slot.flags);
-                    step = self.fetch(session, turn, bytes, &slot.key, &request, Some(before)).map_continue(|()| true);
+                    step = self
+                        .fetch(session, turn, bytes, &slot.key, &request, Some(before))
+                        .map_continue(|()| true);
                     if step.is_break() || session.phase != Phase::Idle {
                         break;
                     }
@@ -190,7 +192,8 @@ impl Engine<'_, '_> {
             else {
                 break;
             };
-            let Some((flags, line_end)) = scan::newline(rest).and_then(|len| rest.split_at_checked(len)) else {
+            let Some((flags, line_end)) = scan::newline(rest).and_then(|len| rest.split_at_checked(len))
+            else {
                 break;
             };
             // Without flags the key's token ends the line.

@@ -9,7 +9,8 @@ use crate::session::{KeyBytes, Phase, Purpose, Receiving, Session};
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
 use unbuckle_store::{
-    Condition, Expiry, Item, Key, Mark, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored, Upload,
+    Condition, Expiry, Item, Key, Mark, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored,
+    Upload,
 };
 use unbuckle_wire::meta::{self, OPAQUE_BYTES_MAX, Reply, Request, Set};
 use unbuckle_wire::reply;
@@ -293,7 +294,11 @@ impl Engine<'_, '_> {
     }
 
     /// On which condition what is stored; or, if that can't hold, what it comes to.
-    fn condition(&mut self, key: &Key<'_>, storage: &Storage) -> Result<(Condition, NewItem<'static>), Stored> {
+    fn condition(
+        &mut self,
+        key: &Key<'_>,
+        storage: &Storage,
+    ) -> Result<(Condition, NewItem<'static>), Stored> {
         let item = storage.item(&[]);
         let Some(cas) = storage.cas.filter(|_| storage.mode != Mode::Add) else {
             return Ok(match storage.mode {
@@ -342,7 +347,9 @@ impl Engine<'_, '_> {
                 })
             });
             let stored = match (rewritten, storage.vivify) {
-                (Rewritten::Done { cas }, _) => return Ok(Outcome { stored: Stored::Stored { cas }, value_len }),
+                (Rewritten::Done { cas }, _) => {
+                    return Ok(Outcome { stored: Stored::Stored { cas }, value_len });
+                }
                 (Rewritten::NotFound, Some(expiry)) => {
                     let item = NewItem { expiry, ..storage.item(value) };
                     match self.worker.set(key, &item, Condition::Absent)? {
@@ -474,7 +481,9 @@ fn joins(
         return Err(Declined::Differs);
     }
     let value_len = added.saturating_add(item.value_len() as u64);
-    if crate::classic::storage::memcached_bytes(key.bytes().len(), item.flags(), value_len, cas_in_use) > limit {
+    if crate::classic::storage::memcached_bytes(key.bytes().len(), item.flags(), value_len, cas_in_use)
+        > limit
+    {
         return Err(Declined::Outgrown);
     }
     Ok(())
