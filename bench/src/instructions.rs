@@ -147,7 +147,7 @@ fn child(name: &str, items: u32) -> Result<()> {
         Subject::ServeGet | Subject::ServeSet | Subject::ServeMetaGet | Subject::ServeMetaSet => {
             Hands::Engine(Box::new(Engine::new(
                 worker,
-                Settings { cas: true, flush_enabled: true, class_bytes: [0; unbuckle_engine::CLASSES_MAX] },
+                Settings { cas: true, flush_enabled: true },
                 &counters,
             )))
         }
@@ -284,8 +284,13 @@ impl Memory {
     }
 
     fn store(&self) -> Result<Store<'_>> {
-        let parts =
-            Parts { words: &self.words, pages: &self.pages, stripes: &self.stripes, workers: &self.workers };
+        let parts = Parts {
+            words: &self.words,
+            pages: &self.pages,
+            stripes: &self.stripes,
+            workers: &self.workers,
+            classes: &[],
+        };
         let options = Options {
             limit_bytes: self.limit_bytes,
             item_bytes_max: 1 << 20,

@@ -26,6 +26,9 @@ pub(crate) struct Connection<'b> {
     pub(crate) readable: bool,
     /// The other side has closed its half: reads go on until they say so.
     pub(crate) hung_up: bool,
+    /// In the middle of a long line: its bytes are looked at in the kernel's buffer, and taken as they are consumed, so
+    /// that a client which asks for much and reads little leaves its request there.
+    pub(crate) peeking: bool,
     /// The engine has more to do for this connection even without new input.
     pub(crate) midway: bool,
     /// Close when the parked output has gone.
@@ -55,6 +58,7 @@ impl<'b> Connection<'b> {
             read_bytes: READ_BYTES_MIN,
             readable: false,
             hung_up: false,
+            peeking: false,
             midway: false,
             closing: false,
             stalled_before: false,
@@ -78,7 +82,7 @@ pub(crate) struct Token {
 
 impl Token {
     pub(crate) fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
+        (u64::from(self.generation) << 32) | u64::from(self.index)
     }
     pub(crate) fn from_bits(bits: u64) -> Token {
         Token { index: bits as u32, generation: (bits >> 32) as u32 }

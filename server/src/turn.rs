@@ -19,6 +19,8 @@ const _: () = assert!(INPUT_BYTES >= INPUT_BYTES_MIN + READ_BYTES_MIN);
 const OUTPUT_BYTES: usize = 2 * OUTPUT_BYTES_MIN;
 /// While nobody else waits, a connection that has used up its `-R` requests yields to itself, this many times.
 const RENEWALS_ALONE: u32 = 7;
+/// An unfinished line of this length is a `get` of many keys: see [`Connection::peeking`].
+const LONG_LINE_BYTES: usize = 2 << 10;
 /// Reply bytes of one turn: a client that asks for much and reads fast must not hold up the others.
 const SENT_BYTES_PER_TURN: usize = 8 * OUTPUT_BYTES;
 /// What a stalled client may still send ahead: enough for one that writes all its requests before it reads. When memory
@@ -75,6 +77,21 @@ enum Sent {
     Broken,
 }
 
+/// The front of the input buffer.
+#[derive(Clone, Copy)]
+struct Filled {
+    bytes: usize,
+    /// How many of them, at the end, the kernel's buffer still holds.
+    peeked: usize,
+}
+
+impl Filled {
+    /// Those that are nowhere else.
+    fn taken(self) -> usize {
+        self.bytes - self.peeked
+    }
+}
+
 /// How serving what has been read ended.
 enum Step {
     Read,
@@ -114,7 +131,7 @@ impl<'s, 'r> Server<'s, 'r> {
             requests: self.shared.options.requests_per_event,
             renewals: if alone { RENEWALS_ALONE } else { 0 },
         };
-        let mut filled = connection.input.move_to(&mut self.input);
+        let mut filled = Filled { bytes: connection.input.move_to(&mut self.input), peeked: 0 };
         let mut serve_first = std::mem::take(&mut connection.midway);
         loop {
             if !serve_first {
@@ -129,26 +146,42 @@ impl<'s, 'r> Server<'s, 'r> {
             }
             serve_first = false;
             match self.serve(connection, &mut filled, &mut allowance) {
-                Step::Read => {}
+                Step::Read => self.consider_peeking(connection, filled),
                 Step::Yielded => {
                     connection.midway = true;
-                    return Turn::Again(Leftover { input_bytes: filled, ..Leftover::default() });
+                    connection.readable |= filled.peeked > 0;
+                    return Turn::Again(Leftover { input_bytes: filled.taken(), ..Leftover::default() });
                 }
                 Step::Stalled { unsent, long_reply } => {
                     connection.midway = true;
                     connection.stalled = true;
                     connection.stalled_before = true;
-                    return Turn::Wait(Leftover { input_bytes: filled, output: unsent, long_reply });
+                    connection.readable |= filled.peeked > 0;
+                    return Turn::Wait(Leftover { input_bytes: filled.taken(), output: unsent, long_reply });
                 }
                 Step::Close => return Turn::Close,
             }
         }
-        Turn::Wait(Leftover { input_bytes: filled, ..Leftover::default() })
+        Turn::Wait(Leftover { input_bytes: filled.taken(), ..Leftover::default() })
     }
 
-    /// Reads behind the first `filled` bytes of the input buffer.
-    fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut usize) -> Received {
-        let free = &mut self.input[*filled..];
+    /// After all complete requests have been served.
+    fn consider_peeking(&self, connection: &mut Connection<'_>, filled: Filled) {
+        if connection.peeking {
+            connection.peeking = filled.bytes > 0 || !connection.session.is_idle();
+        } else if filled.bytes >= LONG_LINE_BYTES {
+            connection.peeking = !self.input[..filled.bytes].contains(&b'\n');
+        }
+    }
+
+    /// Reads behind the first `filled` bytes of the input buffer, or looks at what is to be read.
+    fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
+        // What was seen and is not the line's end is taken: the kernel's buffer has to have room for the rest.
+        if connection.peeking && filled.peeked == 0 && !connection.hung_up {
+            return self.peek(connection, filled);
+        }
+        *filled = Filled { bytes: filled.taken(), peeked: 0 };
+        let free = &mut self.input[filled.bytes..];
         let wanted = connection.read_bytes.min(free.len());
         if wanted == 0 {
             // The engine has waited for the end of a request that is longer than any: its promise is broken.
@@ -169,9 +202,28 @@ impl<'s, 'r> Server<'s, 'r> {
         } else {
             connection.readable = connection.hung_up;
         }
-        *filled += got;
+        filled.bytes += got;
         self.counts.bytes_read.add(got as u64);
         Received::Bytes
+    }
+
+    /// Looks at what is to be read behind the first `filled` bytes, of which none have only been seen.
+    fn peek(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
+        let free = &mut self.input[filled.bytes..];
+        let wanted = INPUT_BYTES_MIN.min(free.len());
+        match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::PEEK) {
+            Ok((0, _)) => Received::End,
+            Ok((seen, _)) => {
+                *filled = Filled { bytes: filled.bytes + seen, peeked: seen };
+                Received::Bytes
+            }
+            Err(Errno::AGAIN) => {
+                connection.readable = false;
+                Received::Nothing
+            }
+            Err(Errno::INTR) => Received::Nothing,
+            Err(_) => Received::End,
+        }
     }
 
     /// Serves the first `filled` bytes of the input buffer and sends the replies. What is not consumed is moved to
@@ -179,16 +231,36 @@ impl<'s, 'r> Server<'s, 'r> {
     fn serve(
         &mut self,
         connection: &mut Connection<'_>,
-        filled: &mut usize,
+        filled: &mut Filled,
         allowance: &mut Allowance,
     ) -> Step {
         let mut start = 0;
-        let step = self.serve_from(connection, &mut start, *filled, allowance);
-        if start > 0 {
-            self.input.copy_within(start..*filled, 0);
-            *filled -= start;
+        let step = self.serve_from(connection, &mut start, filled.bytes, allowance);
+        if start == 0 {
+            return step;
         }
+        let of_peeked = start.saturating_sub(filled.taken());
+        if of_peeked > 0 && !self.take_peeked(connection, of_peeked) {
+            return Step::Close;
+        }
+        self.input.copy_within(start..filled.bytes, 0);
+        *filled = Filled { bytes: filled.bytes - start, peeked: filled.peeked - of_peeked };
         step
+    }
+
+    /// Takes bytes that have been served out of the kernel's buffer; what is written over has been consumed.
+    fn take_peeked(&mut self, connection: &Connection<'_>, bytes: usize) -> bool {
+        let mut left = bytes;
+        while left > 0 {
+            match rustix::net::recv(&connection.socket, &mut self.input[..left], RecvFlags::empty()) {
+                Ok((got, _)) if got > 0 => left -= got,
+                Err(Errno::INTR) => {}
+                // What was there to be seen is there to be taken, or the connection is broken.
+                _ => return false,
+            }
+        }
+        self.counts.bytes_read.add(bytes as u64);
+        true
     }
 
     fn serve_from(
@@ -321,18 +393,17 @@ impl<'s, 'r> Server<'s, 'r> {
     /// reads the first reply would else wait for us as we wait for it.
     fn read_ahead(&mut self, connection: &mut Connection<'_>) -> Turn {
         let most = if self.shared.budget.is_ample() { AHEAD_BYTES_MAX } else { 0 };
-        let mut filled = 0;
-        while connection.readable && connection.input.len() + filled < most {
-            connection.read_bytes = READ_BYTES_MIN.max(most - connection.input.len() - filled);
-            let before = filled;
+        let mut filled = Filled { bytes: 0, peeked: 0 };
+        while !connection.peeking && connection.readable && connection.input.len() + filled.bytes < most {
+            connection.read_bytes = most - connection.input.len() - filled.bytes;
             match self.receive(connection, &mut filled) {
-                Received::Bytes if filled > before => {}
+                Received::Bytes => {}
                 // The end is heard again when what is owed has been sent.
-                Received::Bytes | Received::Nothing | Received::End => break,
+                Received::Nothing | Received::End => break,
             }
         }
         connection.read_bytes = READ_BYTES_MIN;
-        Turn::Wait(Leftover { input_bytes: filled, ..Leftover::default() })
+        Turn::Wait(Leftover { input_bytes: filled.bytes, ..Leftover::default() })
     }
 }
 

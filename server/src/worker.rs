@@ -26,12 +26,12 @@ const MAINTAIN_STEPS_PER_TICK: usize = 32;
 const OWN: u64 = 1 << 63;
 const TICK: u64 = OWN;
 const BELL: u64 = OWN | 1;
-const DATAGRAMS: u64 = OWN | 1 << 32;
-const ACCEPTOR: u64 = OWN | 2 << 32;
+const DATAGRAMS: u64 = OWN | (1 << 32);
+const ACCEPTOR: u64 = OWN | (2 << 32);
 /// What a connection is registered for while it is not stalled.
 const WAIT_FOR_INPUT: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
-const KIND_MASK: u64 = OWN | 0x7fff_ffff << 32;
+const KIND_MASK: u64 = OWN | (0x7fff_ffff << 32);
 
 pub(crate) struct Worker<'s, 'r> {
     number: usize,
@@ -60,11 +60,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         acceptor: Option<Acceptor<'s, 'r>>,
     ) -> io::Result<Worker<'s, 'r>> {
         let desk = &shared.desks[number];
-        let settings = Settings {
-            cas: shared.options.cas,
-            flush_enabled: shared.options.flush_enabled,
-            class_bytes: shared.classes.sizes(),
-        };
+        let settings = Settings { cas: shared.options.cas, flush_enabled: shared.options.flush_enabled };
         let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
         let engine = Engine::new(hands, settings, &desk.counters);
         let poll = epoll::create(CreateFlags::CLOEXEC)?;

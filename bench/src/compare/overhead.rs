@@ -1,6 +1,6 @@
 //! Metadata and slack: what of `-m` is neither key nor value.
 //!
-//! Two fills with small fixed sizes, multiples of 8 so that rounding costs nothing, give two equations
+//! Two fills with small sizes of which rounding to 8 bytes loses nothing (metadata is 12 bytes and index), give two equations
 //! `limit * (1 - idle) = items * (key + value + metadata)`, whence metadata per item and the share of memory that
 //! is idle for any size (unfinished pages, free reserve). A third fill, with value sizes log-uniform in 1..=8192
 //! drawn by seed, gives the slack: the share of memory that is neither key, value nor that metadata. The index
@@ -22,8 +22,8 @@ const VALUE_BYTES_MAX: f64 = 8192.0;
 pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
     let seeds = if setting.quick { 1..2 } else { 1..4 };
     for kind in Kind::STORES {
-        let small = fixed(setting, kind, 16)?;
-        let large = fixed(setting, kind, 224)?;
+        let small = fixed(setting, kind, 20)?;
+        let large = fixed(setting, kind, 228)?;
         let metadata_bytes = metadata_bytes(&small, &large);
         let mut slacks = Vec::new();
         for seed in seeds.clone() {

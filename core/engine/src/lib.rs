@@ -49,12 +49,7 @@ pub struct Settings {
     pub cas: bool,
     /// False is `-F`: flush_all is refused.
     pub flush_enabled: bool,
-    /// Largest items of classes 1, 2, ..., ascending, bytes as memcached counts them; 0 behind the last. Only `me` tells.
-    pub class_bytes: [u32; CLASSES_MAX],
 }
-
-/// Size classes that there can be.
-pub const CLASSES_MAX: usize = 63;
 
 /// Where replies go: the door's buffer and how much of it is filled.
 #[derive(Debug)]

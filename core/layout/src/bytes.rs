@@ -6,7 +6,7 @@
 use crate::hash::{Seed, hash_words};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Reads bytes at a fixed shift within a run of words.
+/// Reads bytes at a fixed shift within a run of words. For what is not on the way of a get.
 struct Shifted<'a> {
     words: core::slice::Iter<'a, AtomicU64>,
     current: u64,
@@ -35,54 +35,69 @@ impl<'a> Shifted<'a> {
     }
 }
 
-/// Copies `len` bytes that begin `start` bytes into `words` to the front of `out`.
-/// Whole words are written: `out` must have at least `len` rounded up to 8 bytes, else nothing is copied.
+/// Spare bytes that [`copy_out`] needs behind what it copies.
+pub const SPARE_BYTES: usize = 8;
+
+/// Copies `len` bytes that begin `start` bytes into `words` to the front of `out`, which must have [`SPARE_BYTES`] more:
+/// whole words are written, each where it belongs, so that nothing is shifted. False (and nothing usable) if there is not
+/// the room, or not the words.
 #[inline(always)]
 pub fn copy_out(words: &[AtomicU64], start: usize, len: usize, out: &mut [u8]) -> bool {
-    let Some(out) = out.get_mut(..len.next_multiple_of(8)) else { return false };
-    let (chunks, _) = out.as_chunks_mut::<8>();
-    let words = words.get(start / 8..).unwrap_or(&[]);
     let skipped = start % 8;
-    if skipped == 0 {
-        for (chunk, word) in chunks.iter_mut().zip(words) {
-            *chunk = word.load(Ordering::Relaxed).to_le_bytes();
-        }
-        return words.len() >= len.div_ceil(8);
+    let Some(words) = words.get(start / 8..) else { return len == 0 };
+    let Some(words) = words.get(..(skipped + len).div_ceil(8)) else { return false };
+    let Some(out) = out.get_mut(..len + SPARE_BYTES) else { return false };
+    let Some((first, words)) = words.split_first() else { return true };
+    let Some(front) = out.first_chunk_mut::<8>() else { return false };
+    // What of the first word lies beyond its bytes is written over by the next.
+    *front = (first.load(Ordering::Relaxed) >> (8 * skipped)).to_le_bytes();
+    let Some(rest) = out.get_mut(8 - skipped..) else { return false };
+    for (to, word) in rest.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *to = word.load(Ordering::Relaxed).to_le_bytes();
     }
-    // Each word is loaded twice: a load is cheaper than carrying it over, which keeps the loop from being unrolled.
-    let shift = 8 * skipped as u32;
-    let pairs = words.windows(2);
-    let (paired, rest) = chunks.split_at_mut(pairs.len().min(chunks.len()));
-    for (chunk, pair) in paired.iter_mut().zip(pairs) {
-        let [low, high] = pair else { return false };
-        let value = low.load(Ordering::Relaxed) >> shift | high.load(Ordering::Relaxed) << (64 - shift);
-        *chunk = value.to_le_bytes();
-    }
-    if let (Some(chunk), Some(word)) = (rest.first_mut(), words.last()) {
-        *chunk = (word.load(Ordering::Relaxed) >> shift).to_le_bytes();
-    }
-    words.len() * 8 >= skipped + len
+    true
 }
 
 /// True if the bytes that begin `start` bytes into `words` are those of `bytes`.
 #[inline(always)]
 pub fn equal(words: &[AtomicU64], start: usize, bytes: &[u8]) -> bool {
-    let mut from = Shifted::new(words, start);
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    let mut difference = 0;
-    for chunk in chunks {
-        difference |= from.next() ^ u64::from_le_bytes(*chunk);
+    let skipped = start % 8;
+    let Some(words) = words.get(start / 8..) else { return bytes.is_empty() };
+    let Some(words) = words.get(..(skipped + bytes.len()).div_ceil(8)) else { return false };
+    let Some((first, words)) = words.split_first() else { return true };
+    let first = first.load(Ordering::Relaxed) >> (8 * skipped);
+    let Some((front, rest)) = bytes.split_at_checked(8 - skipped) else {
+        return (first ^ partial(bytes)) & mask(bytes.len()) == 0;
+    };
+    let mut difference = (first ^ partial(front)) & mask(front.len());
+    let (chunks, last) = rest.as_chunks::<8>();
+    let mut words = words.iter();
+    for (chunk, word) in chunks.iter().zip(&mut words) {
+        difference |= word.load(Ordering::Relaxed) ^ u64::from_le_bytes(*chunk);
     }
-    if !rest.is_empty() {
-        let keep = u64::MAX >> (64 - 8 * (rest.len() as u32 & 7));
-        difference |= (from.next() ^ partial(rest)) & keep;
+    if let Some(word) = words.next() {
+        difference |= (word.load(Ordering::Relaxed) ^ partial(last)) & mask(last.len());
     }
     difference == 0
 }
 
-/// Up to 7 bytes as the low end of a word.
+/// The bits of a word's first `bytes` bytes, 0 to 8.
+#[inline(always)]
+fn mask(bytes: usize) -> u64 {
+    if bytes >= 8 { u64::MAX } else { (1 << ((8 * bytes as u32) & 63)) - 1 }
+}
+
+/// Up to 8 bytes as the low end of a word.
 #[inline(always)]
 fn partial(bytes: &[u8]) -> u64 {
+    if let Some(word) = bytes.first_chunk::<8>() {
+        return u64::from_le_bytes(*word);
+    }
+    // Two halves that may overlap, instead of a loop over bytes.
+    if let (Some(low), Some(high)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let high = u64::from(u32::from_le_bytes(*high)) << ((8 * (bytes.len() as u32 - 4)) & 63);
+        return u64::from(u32::from_le_bytes(*low)) | high;
+    }
     let mut word = 0;
     for (i, &byte) in bytes.iter().enumerate() {
         word |= u64::from(byte) << (8 * (i & 7));
@@ -153,19 +168,21 @@ impl<'a> Writer<'a> {
     /// A run of bytes.
     #[inline(always)]
     pub fn bytes(&mut self, bytes: &[u8]) {
-        let (chunks, rest) = bytes.as_chunks::<8>();
-        if self.used == 0 {
-            for chunk in chunks {
-                self.emit(u64::from_le_bytes(*chunk));
-            }
-        } else {
-            for chunk in chunks {
-                self.push(u64::from_le_bytes(*chunk), 64);
-            }
+        let room = 8 - (self.used / 8) as usize;
+        let Some((front, rest)) = bytes.split_at_checked(room) else {
+            // A word is not filled.
+            self.pending |= partial(bytes) << (self.used & 63);
+            self.used += 8 * bytes.len() as u32;
+            return;
+        };
+        self.emit(self.pending | partial(front) << (self.used & 63));
+        let (chunks, last) = rest.as_chunks::<8>();
+        self.overflow |= chunks.len() > self.words.len();
+        for (chunk, word) in chunks.iter().zip(&mut self.words) {
+            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-        if !rest.is_empty() {
-            self.push(partial(rest), 8 * (rest.len() as u32 & 7));
-        }
+        self.pending = partial(last);
+        self.used = 8 * last.len() as u32;
     }
 
     /// `len` bytes that begin `start` bytes into `words` (memory that the caller holds or will validate).
@@ -216,7 +233,7 @@ mod tests {
                 writer.bytes(&bytes[..first]);
                 writer.bytes(&bytes[first..first + second]);
                 assert!(writer.finish());
-                let mut out = [0u8; 72];
+                let mut out = [0u8; 80];
                 assert!(copy_out(&memory, 4, first + second, &mut out));
                 assert_eq!(&out[..first + second], &bytes[..first + second]);
                 assert!(equal(&memory, 4, &bytes[..first + second]));
@@ -240,8 +257,9 @@ mod tests {
         let mut writer = Writer::new(&memory);
         writer.bytes(&[7; 17]);
         assert!(!writer.finish());
-        assert!(!copy_out(&memory, 0, 9, &mut [0; 15]));
-        assert!(!copy_out(&memory, 8, 9, &mut [0; 16]));
+        assert!(!copy_out(&memory, 0, 9, &mut [0; 16]));
+        assert!(!copy_out(&memory, 8, 9, &mut [0; 17]));
         assert!(!copy_out(&memory, 9, 8, &mut [0; 16]));
+        assert!(copy_out(&memory, 8, 8, &mut [0; 16]));
     }
 }

@@ -84,6 +84,10 @@ impl Head {
             flags: 0,
             cas: 0,
         };
+        head.cas = head.stamp;
+        if options & (option::EXPIRY | option::FLAGS | option::CAS) == 0 {
+            return head;
+        }
         let mut offset = FIXED_BYTES;
         if options & option::EXPIRY != 0 {
             head.expiry = field(offset);
@@ -93,11 +97,9 @@ impl Head {
             head.flags = field(offset);
             offset += 4;
         }
-        head.cas = if options & option::CAS != 0 {
-            u64::from(field(offset)) | u64::from(field(offset + 4)) << 32
-        } else {
-            head.stamp
-        };
+        if options & option::CAS != 0 {
+            head.cas = u64::from(field(offset)) | u64::from(field(offset + 4)) << 32;
+        }
         head
     }
 
@@ -150,9 +152,10 @@ impl Head {
 /// Bytes of the optional fields.
 #[inline(always)]
 pub fn optional_bytes(options: u8) -> usize {
-    let [expiry, flags, cas] =
-        [option::EXPIRY, option::FLAGS, option::CAS].map(|bit| usize::from(options & bit != 0));
-    4 * expiry + 4 * flags + 8 * cas
+    // A hex digit for each combination of the three bits: how many 4-byte fields it means.
+    const FIELDS: u32 = 0x4332_2110;
+    const _: () = assert!(option::EXPIRY == 1 && option::FLAGS == 2 && option::CAS == 4);
+    4 * (FIELDS >> (4 * u32::from(options & 7)) & 0xf) as usize
 }
 
 /// Words of the record whose first word is given: at least 1, whatever the word says.

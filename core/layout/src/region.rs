@@ -8,7 +8,7 @@
 use crate::hash::Seed;
 use crate::header;
 use crate::item::HEAD_WORDS;
-use crate::line::{LINE_BYTES, LINE_WORDS, Line, MARKS};
+use crate::line::{LINE_BYTES, LINE_WORDS, Line, MARKS, OFFSET_BITS};
 use crate::sync::{AtomicU64, Ordering};
 
 /// All memory of one store.
@@ -41,7 +41,7 @@ impl<'r> Region<'r> {
     /// Whole pages that the address space holds.
     #[inline(always)]
     pub fn pages(&self) -> u32 {
-        (self.words.len() >> self.page_words_log2()).min(u32::MAX as usize - 1) as u32
+        (self.words.len().min(1 << OFFSET_BITS) >> self.page_words_log2()) as u32
     }
 
     /// The hash seed.
@@ -95,8 +95,8 @@ impl<'r> Region<'r> {
     /// The words that hold a record's metadata. Near the region's end the missing ones read as 0.
     #[inline(always)]
     pub fn head(&self, at: u64) -> [u64; HEAD_WORDS] {
-        match self.run(at, HEAD_WORDS).and_then(|run| run.first_chunk::<HEAD_WORDS>()) {
-            Some(head) => core::array::from_fn(|i| head[i].load(Ordering::Relaxed)),
+        match self.words.get(at as usize..).and_then(|run| run.first_chunk::<HEAD_WORDS>()) {
+            Some(head) => head.each_ref().map(|word| word.load(Ordering::Relaxed)),
             None => core::array::from_fn(|i| self.load(at.wrapping_add(i as u64))),
         }
     }

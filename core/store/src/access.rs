@@ -26,11 +26,16 @@ impl Access {
         now_s >> TICK_SECONDS_LOG2
     }
 
-    /// After one more use.
+    /// What "last used" is at this time. A worker keeps it: it changes once in 64 s.
+    pub(crate) fn tick_code(now_s: u32) -> u8 {
+        (Access::tick(now_s) % TICKS + 1) as u8
+    }
+
+    /// After one more use at a time with this code.
     #[inline(always)]
-    pub(crate) fn used(self, now_s: u32) -> Access {
+    pub(crate) fn used(self, tick_code: u8) -> Access {
         let frequency = (self.frequency() + 1).min(FREQUENCY_MAX);
-        Access(FETCHED | frequency << FREQUENCY_SHIFT | (Access::tick(now_s) % TICKS + 1) as u8)
+        Access(FETCHED | frequency << FREQUENCY_SHIFT | tick_code)
     }
 
     /// A new value in the same place: nobody has fetched it, but its key is as popular as before.
@@ -100,7 +105,7 @@ mod tests {
     fn use_is_counted_up_to_three_and_down_again() {
         let mut access = Access::NONE;
         for expected in [1, 2, 3, 3] {
-            access = access.used(100);
+            access = access.used(Access::tick_code(100));
             assert_eq!(access.frequency(), expected);
         }
         assert_eq!(access.spared().frequency(), 2);
@@ -113,7 +118,7 @@ mod tests {
     #[test]
     fn last_use_is_known_to_a_tick() {
         for now in (64..100_000).step_by(61) {
-            let access = Access::NONE.used(now);
+            let access = Access::NONE.used(Access::tick_code(now));
             assert_eq!(access.accessed_s(2, now), now);
             let told = access.accessed_s(2, now + 600);
             assert!(told >= now && told < now + 64, "{now}: {told}");

@@ -2,11 +2,12 @@
 //! proves unchanged. A hit leaves a mark in the line; no locked instruction is executed.
 
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::Lane;
 use crate::pages::Use;
 use crate::{Item, Key, Mark, Store, Worker};
-use unbuckle_layout::item::{self, Head};
+use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::line::{Line, State};
 use unbuckle_layout::{bytes, header, index};
 
@@ -27,6 +28,12 @@ pub(crate) enum Miss {
     Absent,
     Expired,
     Flushed,
+}
+
+/// What a search goes by: read before it, checked after it.
+struct Search {
+    sweeps: u64,
+    lines: u64,
 }
 
 /// Where an entry stands.
@@ -80,7 +87,7 @@ impl<'r> Store<'r> {
             }
             let head = Head::decode(self.region.head(entry.offset));
             if usize::from(head.key_len) == key.bytes.len()
-                && item::plausible(&head)
+                && !head.has(option::DEAD)
                 && bytes::equal(self.region.rest_of_page(entry.offset), head.key_start(), key.bytes)
             {
                 return Some((slot, entry.offset, head));
@@ -89,7 +96,7 @@ impl<'r> Store<'r> {
         None
     }
 
-    /// One try at reading `key`.
+    /// One try at reading `key`. Nine in ten end at the home line, and only that is inlined.
     #[inline(always)]
     pub(crate) fn try_read<T>(
         &self,
@@ -97,51 +104,84 @@ impl<'r> Store<'r> {
         epoch: Epoch,
         mut read: impl FnMut(&Item<'_>, &Place<'r>, State) -> T,
     ) -> Try<T> {
-        let sweeps = self.region.load_acquire(header::SWEEPS);
-        let lines = self.region.load_acquire(header::LINES);
-        let mut seen: [Option<(Line<'r>, State)>; index::CHOICES] = [None; index::CHOICES];
-        let mut home_only = false;
-        for (choice, seen) in seen.iter_mut().enumerate() {
-            let number = index::place(key.hash, choice, lines);
+        let search = Search {
+            sweeps: self.region.load_acquire(header::SWEEPS),
+            lines: self.region.load_acquire(header::LINES),
+        };
+        let number = index::place(key.hash, 0, search.lines);
+        let Some(line) = self.region.line(number) else { return Try::Miss(Miss::Absent) };
+        let state = line.begin_read();
+        if state.is_odd() {
+            return Try::Torn;
+        }
+        if let Some((slot, offset, head)) = self.find_in_line(line, key) {
+            return self.hit(&Place { number, line, slot, offset, head }, state, epoch, &mut read);
+        }
+        if state.spilled(search.sweeps) {
+            return self.try_read_away(key, epoch, &search, (line, state), &mut read);
+        }
+        // A miss is validated like a hit; besides, the line must still be the key's home, and the spill flag that ended
+        // the search the one in force.
+        let home = |lines| index::place(key.hash, 0, lines) == number;
+        let unchanged = line.unchanged(state)
+            && self.region.load(header::SWEEPS) == search.sweeps
+            && self.lines_still(search.lines, home);
+        if unchanged { Try::Miss(Miss::Absent) } else { Try::Torn }
+    }
+
+    #[inline(always)]
+    fn hit<T>(
+        &self,
+        place: &Place<'r>,
+        state: State,
+        epoch: Epoch,
+        read: &mut impl FnMut(&Item<'_>, &Place<'r>, State) -> T,
+    ) -> Try<T> {
+        let Place { line, slot, offset, head, .. } = *place;
+        if let Some(miss) = epoch.judge(&head) {
+            return if line.unchanged(state) { Try::Miss(miss) } else { Try::Torn };
+        }
+        let words = self.region.rest_of_page(offset);
+        let item = Item { words, head, access: Access(line.mark(slot)), now_s: epoch.now_s };
+        let value = read(&item, place, state);
+        if line.unchanged(state) { Try::Hit(value) } else { Try::Torn }
+    }
+
+    /// The search goes on in the key's other lines.
+    #[cold]
+    fn try_read_away<T>(
+        &self,
+        key: &Key<'_>,
+        epoch: Epoch,
+        search: &Search,
+        home: (Line<'r>, State),
+        read: &mut impl FnMut(&Item<'_>, &Place<'r>, State) -> T,
+    ) -> Try<T> {
+        let mut seen = [Some(home), None, None];
+        const _: () = assert!(index::CHOICES == 3);
+        for (choice, seen) in seen.iter_mut().enumerate().skip(1) {
+            let number = index::place(key.hash, choice, search.lines);
             let Some(line) = self.region.line(number) else { return Try::Miss(Miss::Absent) };
             let state = line.begin_read();
             if state.is_odd() {
                 return Try::Torn;
             }
             if let Some((slot, offset, head)) = self.find_in_line(line, key) {
-                if let Some(miss) = epoch.judge(&head) {
-                    return if line.unchanged(state) { Try::Miss(miss) } else { Try::Torn };
-                }
-                let place = Place { number, line, slot, offset, head };
-                let item = Item {
-                    words: self.region.rest_of_page(offset),
-                    head,
-                    access: Access(line.mark(slot)),
-                    now_s: epoch.now_s,
-                };
-                let value = read(&item, &place, state);
-                return if line.unchanged(state) { Try::Hit(value) } else { Try::Torn };
+                return self.hit(&Place { number, line, slot, offset, head }, state, epoch, read);
             }
             *seen = Some((line, state));
-            if choice == 0 && !state.spilled(sweeps) {
-                home_only = true;
-                break;
-            }
         }
-        // A miss is validated like a hit: every line that was searched, that these are still the key's lines, and that
-        // the spill flag which ended the search was the one in force.
+        let places = |lines| (0..index::CHOICES).map(move |choice| index::place(key.hash, choice, lines));
         let unchanged = seen.iter().flatten().all(|(line, state)| line.unchanged(*state))
-            && (!home_only || self.region.load(header::SWEEPS) == sweeps)
-            && self.same_places(key.hash, lines);
+            && self.lines_still(search.lines, |lines| places(lines).eq(places(search.lines)));
         if unchanged { Try::Miss(Miss::Absent) } else { Try::Torn }
     }
 
+    /// The index still has `lines` lines, or as many that the places are the `same`.
     #[inline(always)]
-    fn same_places(&self, hash: u64, lines: u64) -> bool {
+    fn lines_still(&self, lines: u64, same: impl Fn(u64) -> bool) -> bool {
         let now = self.region.load(header::LINES);
-        now == lines
-            || (0..index::CHOICES)
-                .all(|choice| index::place(hash, choice, now) == index::place(hash, choice, lines))
+        now == lines || same(now)
     }
 
     /// The key's entry, for the holder of its stripe's lock.
@@ -250,7 +290,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     #[inline(always)]
     pub(crate) fn leave_mark(&self, line: Line<'_>, slot: usize, access: Access, mark: Mark) {
         if mark == Mark::Used {
-            let used = access.used(self.now_s);
+            let used = access.used(self.tick_code);
             if used != access {
                 line.mark_set(slot, used.0);
             }
@@ -296,7 +336,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(place.line.mark(place.slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            self.store.unlink(&place, 0);
+            self.unlink(&place, 0, Event::Dropped);
             self.count(Count::Reclaimed);
         }
     }

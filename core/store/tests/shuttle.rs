@@ -50,7 +50,7 @@ fn read(worker: &mut Worker<'_, '_>, key: &[u8]) -> Option<u64> {
     let key = worker.key(key).unwrap();
     worker
         .get(&key, Mark::Used, |item| {
-            let mut out = vec![0; item.value_len().next_multiple_of(8)];
+            let mut out = vec![0; item.value_len() + 8];
             item.copy_value(&mut out);
             (out, item.value_len())
         })

@@ -323,7 +323,7 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
             ));
         }
         Id::MemoryFile => {
-            options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned())
+            options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned());
         }
         Id::NapiIds => options.notes.push("-N: accepted, has no effect here".to_owned()),
         Id::Help | Id::Version | Id::Licence => {}

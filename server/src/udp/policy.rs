@@ -95,7 +95,7 @@ fn source_key(source: IpAddr) -> u64 {
     };
     match (ipv4, source) {
         // IPv6 prefixes that begin so are never assigned.
-        (Some(address), _) => 0xffff_ffff << 32 | u64::from(address.to_bits()),
+        (Some(address), _) => (0xffff_ffff << 32) | u64::from(address.to_bits()),
         (None, IpAddr::V6(address)) => ((address.to_bits() >> 64) as u64).max(1),
         (None, IpAddr::V4(_)) => 1,
     }

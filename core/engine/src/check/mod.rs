@@ -10,7 +10,7 @@
 
 mod model;
 
-use crate::{CLASSES_MAX, Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
+use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
 use model::{Expected, Model};
 use std::format;
 use std::sync::atomic::AtomicU64;
@@ -24,7 +24,7 @@ const LIMIT_BYTES: u64 = 16 << 20;
 const ITEM_BYTES_MAX: u64 = 128 << 10;
 const MADE_UNIX_S: u64 = 1_700_000_000;
 const START_S: u32 = 100;
-const SETTINGS: Settings = Settings { cas: true, flush_enabled: true, class_bytes: [0; CLASSES_MAX] };
+const SETTINGS: Settings = Settings { cas: true, flush_enabled: true };
 /// So that no script fills the store: the model never evicts.
 const BLOCKS_MAX: usize = 200;
 const BLOCK: [u8; 4096] = [b'v'; 4096];
@@ -64,8 +64,13 @@ impl Memory {
     /// When the store can't be made.
     #[must_use]
     pub fn store(&self) -> Store<'_> {
-        let parts =
-            Parts { words: &self.words, pages: &self.pages, stripes: &self.stripes, workers: &self.workers };
+        let parts = Parts {
+            words: &self.words,
+            pages: &self.pages,
+            stripes: &self.stripes,
+            workers: &self.workers,
+            classes: &[],
+        };
         Store::new(parts, &self.options).expect("a usable store")
     }
 }

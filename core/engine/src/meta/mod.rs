@@ -82,7 +82,7 @@ impl Engine<'_, '_> {
         let bytes = decoded.and_then(|len| buffer.get(..len)).unwrap_or(text);
         let Some(key) = self.worker.key(bytes) else { return };
         self.counters.cmd_meta.add(1);
-        let (now_s, settings) = (self.clock.now_s, self.settings);
+        let (now_s, settings, store) = (self.clock.now_s, self.settings, self.worker.store());
         let free = turn.output.free();
         let written = self.worker.get(&key, Mark::None, |item| {
             let value_len = item.value_len() as u64;
@@ -96,7 +96,7 @@ impl Engine<'_, '_> {
             reply.text(b" cas=");
             reply.decimal(if settings.cas { item.cas() } else { 0 });
             reply.text(if item.fetched() { b" fetch=yes cls=" } else { b" fetch=no cls=" });
-            reply.decimal(class(&settings.class_bytes, bytes));
+            reply.decimal((store.class_of(bytes) as u64).wrapping_add(1));
             reply.text(b" size=");
             reply.decimal(bytes);
             reply.finish()
@@ -164,11 +164,4 @@ fn ttl(reply: &mut Reply<'_>, expiry: Expiry, now_s: u32) {
     } else {
         reply.decimal(u64::from(expiry.0.wrapping_sub(now_s)));
     }
-}
-
-/// The size class that memcached would keep so many bytes in: the largest if they fit none, as they are cut up there.
-fn class(class_bytes: &[u32], bytes: u64) -> u64 {
-    let classes = class_bytes.iter().take_while(|largest| **largest != 0);
-    let below = classes.clone().filter(|largest| u64::from(**largest) < bytes).count() as u64;
-    below.wrapping_add(1).min(classes.count() as u64)
 }

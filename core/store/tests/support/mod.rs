@@ -33,6 +33,7 @@ pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
         pages: leak(pages, Page::default),
         stripes: leak(STRIPES, Stripe::default),
         workers: leak(workers, WorkerCounts::default),
+        classes: &[128, 1024, 16384],
     };
     Box::leak(Box::new(Store::new(parts, options).expect("a usable store")))
 }
@@ -40,11 +41,13 @@ pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
 #[cfg(not(shuttle))]
 fn zeroed(words: usize) -> &'static [AtomicU64] {
     // One allocation of zeroes, so that untouched memory costs nothing.
-    let words: &'static [u64] = vec![0; words].leak();
-    // SAFETY: AtomicU64 has the layout of u64, and the leaked words are reached through this slice alone.
+    let words: &'static mut [u64] = vec![0; words].leak();
+    let (start, length) = (words.as_mut_ptr().cast::<AtomicU64>(), words.len());
+    // SAFETY: AtomicU64 has the layout of u64; the pointer comes from an exclusive reference, so that it may be written
+    // through, and the leaked words are reached through this slice alone.
     #[allow(unsafe_code)]
     unsafe {
-        std::slice::from_raw_parts(words.as_ptr().cast::<AtomicU64>(), words.len())
+        std::slice::from_raw_parts(start, length)
     }
 }
 
