@@ -38,22 +38,27 @@ enum Subject {
     /// A request line through the engine: parse, look up, reply.
     ServeGet,
     ServeSet,
+    /// The same by the meta protocol.
+    ServeMetaGet,
+    ServeMetaSet,
 }
 
-const SUBJECTS: [(Subject, &str); 6] = [
+const SUBJECTS: [(Subject, &str); 8] = [
     (Subject::Hit, "get-hit"),
     (Subject::Miss, "get-miss"),
     (Subject::Overwrite, "set-over"),
     (Subject::Evict, "set-evict"),
     (Subject::ServeGet, "serve-get"),
     (Subject::ServeSet, "serve-set"),
+    (Subject::ServeMetaGet, "serve-mg"),
+    (Subject::ServeMetaSet, "serve-ms"),
 ];
 
 const HELP: &str = "\
 cargo xtask instructions [options]
 
   --items-max N   the largest store; default 10000000, which takes 2 GB
-  --only NAME     get-hit, get-miss, set-over, set-evict, serve-get or serve-set
+  --only NAME     get-hit, get-miss, set-over, set-evict, serve-get, serve-set, serve-mg or serve-ms
 ";
 
 /// The whole command; `--child` is how it starts itself.
@@ -124,7 +129,7 @@ fn child(name: &str, items: u32) -> Result<()> {
     let mut worker = store.worker(0).context("no worker")?;
     let fresh = fill(&mut worker, items, subject == Subject::Evict)?;
     let mut random = Random::new(1);
-    if matches!(subject, Subject::Overwrite | Subject::ServeSet) {
+    if matches!(subject, Subject::Overwrite | Subject::ServeSet | Subject::ServeMetaSet) {
         // Until what is free is used up once, sets cost less than they do for good.
         for _ in 0..items / 2 {
             ensure!(set(&mut worker, &key(random.below(items))), "overwriting: not stored");
@@ -133,17 +138,19 @@ fn child(name: &str, items: u32) -> Result<()> {
     let mut draw = |place: usize| match subject {
         Subject::Miss => u32::MAX - random.below(items),
         Subject::Evict => fresh + place as u32,
-        Subject::Hit | Subject::Overwrite | Subject::ServeGet | Subject::ServeSet => random.below(items),
+        _ => random.below(items),
     };
     let indices: Vec<u32> = (0..2 * OPERATIONS).map(&mut draw).collect();
     let (warm_up, counted) = indices.split_at(OPERATIONS);
     let counters = Counters::default();
     let mut hands = match subject {
-        Subject::ServeGet | Subject::ServeSet => Hands::Engine(Box::new(Engine::new(
-            worker,
-            Settings { cas: true, flush_enabled: true },
-            &counters,
-        ))),
+        Subject::ServeGet | Subject::ServeSet | Subject::ServeMetaGet | Subject::ServeMetaSet => {
+            Hands::Engine(Box::new(Engine::new(
+                worker,
+                Settings { cas: true, flush_enabled: true },
+                &counters,
+            )))
+        }
         _ => Hands::Worker(Box::new(worker)),
     };
     for (indices, count) in [(warm_up, false), (counted, true)] {
@@ -171,6 +178,12 @@ fn request(subject: Subject, index: u32) -> Vec<u8> {
     match subject {
         Subject::ServeGet => workload().push_get(&mut line, index),
         Subject::ServeSet => workload().push_set(&mut line, index, false),
+        Subject::ServeMetaGet => line = [b"mg ", key(index).as_slice(), b" v\r\n"].concat(),
+        Subject::ServeMetaSet => {
+            let value = [b'v'; VALUE_BYTES];
+            line = [b"ms ", key(index).as_slice(), format!(" {VALUE_BYTES}\r\n").as_bytes(), &value, b"\r\n"]
+                .concat();
+        }
         Subject::Hit | Subject::Miss | Subject::Overwrite | Subject::Evict => line = key(index),
     }
     line
@@ -230,8 +243,15 @@ fn get(worker: &mut Worker<'_, '_>, key: &[u8], out: &mut [u8]) -> bool {
 fn set(worker: &mut Worker<'_, '_>, key: &[u8]) -> bool {
     let Some(key) = worker.key(key) else { return false };
     let value = &[b'v'; VALUE_BYTES];
-    let item =
-        NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false };
+    let item = NewItem {
+        flags: 0,
+        expiry: Expiry::NEVER,
+        value,
+        cas: None,
+        stale: false,
+        win_token_sent: false,
+        key_binary: false,
+    };
     worker.set(&key, &item, Condition::Always).is_ok()
 }
 
@@ -239,7 +259,7 @@ fn set(worker: &mut Worker<'_, '_>, key: &[u8]) -> bool {
 fn serve(engine: &mut Engine<'_, '_>, session: &mut Session, request: &[u8], out: &mut [u8]) -> bool {
     let mut output = Output { bytes: out, filled: 0 };
     let served = engine.serve(session, request, &mut output, u32::MAX);
-    served.consumed == request.len() && matches!(output.bytes.first(), Some(b'V' | b'S'))
+    served.consumed == request.len() && matches!(output.bytes.first(), Some(b'V' | b'S' | b'H'))
 }
 
 /// What a store is made of, on the heap.

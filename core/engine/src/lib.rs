@@ -11,7 +11,7 @@
 //!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
 //! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
 //!
-//! Where a hit is: `classic/retrieval.rs`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
+//! Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for `mg`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
 
 #[cfg(any(test, fuzzing))]
@@ -23,6 +23,7 @@ pub mod check;
 mod classic;
 mod counters;
 mod expiry;
+mod meta;
 mod session;
 
 pub use counters::{Counter, Counters};

@@ -3,7 +3,7 @@
 //! It holds no input and no output. What it holds of the store (an upload, a pin) must go back through
 //! [`Engine::end`](crate::Engine::end) when the connection goes.
 //!
-//! The size is ~400 bytes because the key of a value that arrives in pieces is kept here: its line is consumed long
+//! The size is ~500 bytes because the key of a value that arrives in pieces is kept here: its line is consumed long
 //! before the value ends, so that the door's buffer need not hold both.
 
 use unbuckle_store::{Expiry, Pin, Upload};
@@ -45,8 +45,18 @@ pub(crate) struct Sending {
     pub(crate) pin: Pin,
     /// Bytes of the value that are in the output, or gone.
     pub(crate) offset: u64,
-    /// The value of its line's last key: `END` follows.
-    pub(crate) last: bool,
+    pub(crate) tail: Tail,
+}
+
+/// What follows the line end of a large value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// The line's next key.
+    Keys,
+    /// `END`
+    End,
+    /// Nothing: the reply of an `mg` is complete.
+    Nothing,
 }
 
 /// A large value that is being received.
@@ -55,12 +65,15 @@ pub(crate) struct Receiving {
     pub(crate) upload: Upload,
     /// Value bytes still to come, without the line end behind them.
     pub(crate) remaining: u32,
-    pub(crate) verb: StoreVerb,
-    pub(crate) flags: u32,
-    pub(crate) expiry: Expiry,
-    pub(crate) cas: u64,
-    pub(crate) noreply: bool,
+    pub(crate) purpose: Purpose,
     pub(crate) key: KeyBytes,
+}
+
+/// What a large value is to become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    Classic { verb: StoreVerb, flags: u32, expiry: Expiry, cas: u64, noreply: bool },
+    Meta(crate::meta::Storage),
 }
 
 /// A key that outlives its line.

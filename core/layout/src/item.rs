@@ -44,6 +44,8 @@ pub mod option {
     pub const STALE: u8 = 1 << 4;
     /// Meta: the token to win the right to recache has been given out.
     pub const WIN_TOKEN_SENT: u8 = 1 << 5;
+    /// Meta: the key is binary, and told in base64.
+    pub const KEY_BINARY: u8 = 1 << 6;
     /// The record is no item (any more); its size still counts.
     pub const DEAD: u8 = 1 << 7;
 }

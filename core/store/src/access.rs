@@ -38,6 +38,12 @@ impl Access {
         Access(FETCHED | frequency << FREQUENCY_SHIFT | tick_code)
     }
 
+    /// A new value in the same place: nobody has fetched it, but its key is as popular as before.
+    #[inline(always)]
+    pub(crate) fn stored_over(self) -> Access {
+        Access(self.0 & !FETCHED)
+    }
+
     /// After eviction has spared it once.
     #[inline(always)]
     pub(crate) fn spared(self) -> Access {
@@ -105,6 +111,8 @@ mod tests {
         assert_eq!(access.spared().frequency(), 2);
         assert_eq!(access.promoted().frequency(), 0);
         assert!(access.promoted().fetched());
+        assert!(!access.stored_over().fetched());
+        assert_eq!(access.stored_over().frequency(), 3);
     }
 
     #[test]

@@ -509,16 +509,18 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     /// Stores what was uploaded together with the value that `key` has now: append and prepend of large values.
-    /// `fits` sees the old item and may decline.
+    /// `fits` sees the old item and may decline. The CAS becomes `cas`, or the next. Like an append or prepend of small
+    /// values, this makes a new item, without the old one's meta marks.
     pub fn finish_join(
         &mut self,
         upload: Upload,
         key: &Key<'_>,
         side: Side,
+        cas: Option<u64>,
         mut fits: impl FnMut(&Item<'_>) -> bool,
     ) -> Rewritten<()> {
         let joined = if upload.remaining() == 0 {
-            self.join(&upload, key, side, &mut fits)
+            self.join(&upload, key, side, cas, &mut fits)
         } else {
             Rewritten::Declined(())
         };
@@ -531,6 +533,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         upload: &Upload,
         key: &Key<'_>,
         side: Side,
+        cas: Option<u64>,
         fits: &mut impl FnMut(&Item<'_>) -> bool,
     ) -> Rewritten<()> {
         loop {
@@ -554,8 +557,9 @@ impl<'s, 'r> Worker<'s, 'r> {
             self.settle(&joined);
             let mut head = read.place.head;
             head.stamp = self.draw_stamp(head.stamp);
-            head.cas = head.stamp;
-            head.options = head.options & !option::CAS | option::LARGE;
+            head.cas = cas.unwrap_or(head.stamp);
+            head.options &= !(option::CAS | option::STALE | option::WIN_TOKEN_SENT);
+            head.options |= option::LARGE | if cas.is_some() { option::CAS } else { 0 };
             match self.commit_chain(key, &read, head, &joined.chain) {
                 Ok(Committed::Done { cas }) => {
                     self.count(Count::TotalItems);

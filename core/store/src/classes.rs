@@ -73,10 +73,11 @@ impl Store<'_> {
         crate::ITEM_OVERHEAD_BYTES + u64::from(head.key_len) + value_len + if head.flags == 0 { 0 } else { 4 }
     }
 
-    /// The class of an item of this size.
+    /// The class of an item of this size, counted from 0.
     #[inline]
-    pub(crate) fn class_of(&self, bytes: u64) -> usize {
-        self.classes.partition_point(|&largest| u64::from(largest) < bytes).min(CLASSES_MAX - 1)
+    pub fn class_of(&self, bytes: u64) -> usize {
+        let last = self.classes.len().min(CLASSES_MAX).saturating_sub(1);
+        self.classes.partition_point(|&largest| u64::from(largest) < bytes).min(last)
     }
 
     /// What class number `class` (counted from 0, in the order in which the door named them) holds.

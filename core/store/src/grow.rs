@@ -203,6 +203,7 @@ mod tests {
             cas: None,
             stale: false,
             win_token_sent: false,
+            key_binary: false,
         };
         for i in 1..=800_000u64 {
             let key = i.to_le_bytes();
@@ -231,6 +232,7 @@ mod tests {
             cas: None,
             stale: false,
             win_token_sent: false,
+            key_binary: false,
         };
         for i in 0..40_000u64 {
             let key = i.to_le_bytes();

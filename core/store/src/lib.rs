@@ -461,6 +461,11 @@ impl Item<'_> {
         self.head.has(option::WIN_TOKEN_SENT)
     }
 
+    /// Its key was given in base64, and is to be told so.
+    pub fn key_binary(&self) -> bool {
+        self.head.has(option::KEY_BINARY)
+    }
+
     /// Kept in chunks: read through [`Worker::pin`], never by `copy_value`.
     #[inline]
     pub fn is_large(&self) -> bool {
@@ -532,6 +537,8 @@ pub struct NewItem<'a> {
     pub cas: Option<u64>,
     pub stale: bool,
     pub win_token_sent: bool,
+    /// Its key was given in base64. Rewrites keep this.
+    pub key_binary: bool,
 }
 
 /// How [`Worker::rewrite`] changes an item: the new value is `before`, the old value if `keep`, `after`.

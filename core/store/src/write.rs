@@ -88,6 +88,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let mark = |set: bool, option: u8| if set { option } else { 0 };
         let options = mark(item.stale, option::STALE)
             | mark(item.win_token_sent, option::WIN_TOKEN_SENT)
+            | mark(item.key_binary, option::KEY_BINARY)
             | mark(item.cas.is_some(), option::CAS);
         Head {
             options,
@@ -164,7 +165,12 @@ impl<'s, 'r> Worker<'s, 'r> {
                     self.count(Count::Reclaimed);
                     self.count_unfetched(place);
                 }
-                self.replace(place, &staged, dead.is_some());
+                let access = match expect {
+                    _ if dead.is_some() => Some(Access::NONE),
+                    Expect::Wire(_) => Some(Access(place.line.mark(place.slot)).stored_over()),
+                    Expect::Same { .. } => None,
+                };
+                self.replace(place, &staged, access);
             }
             None => {
                 self.insert(key, &staged)?;
@@ -193,8 +199,9 @@ impl<'s, 'r> Worker<'s, 'r> {
         region.store(staged.offset + 1, (second & !0xffff_ffff) | u64::from(staged.head.stamp_low()));
     }
 
-    /// Puts the staged record in the place of an old one of the same key. The stripe is locked.
-    fn replace(&mut self, place: &Place<'r>, staged: &Staged, fresh: bool) {
+    /// Puts the staged record in the place of an old one of the same key, with another mark if `access` says so. The
+    /// stripe is locked.
+    fn replace(&mut self, place: &Place<'r>, staged: &Staged, access: Option<Access>) {
         let store = self.store;
         self.note_replaced(place.offset, &place.head, staged);
         let large = (place.head.options | staged.head.options) & option::LARGE != 0;
@@ -203,8 +210,8 @@ impl<'s, 'r> Worker<'s, 'r> {
             for word in 0..u64::from(staged.words) {
                 store.region.store(place.offset + word, store.region.load(staged.offset + word));
             }
-            if fresh {
-                place.line.mark_set(place.slot, Access::NONE.0);
+            if let Some(access) = access {
+                place.line.mark_set(place.slot, access.0);
             }
             change.close();
             if let Some(page) = store.page_of(place.offset) {
@@ -219,8 +226,8 @@ impl<'s, 'r> Worker<'s, 'r> {
             place.line.tag(place.slot),
             unbuckle_layout::line::Entry { offset: staged.offset, ..entry },
         );
-        if fresh {
-            place.line.mark_set(place.slot, Access::NONE.0);
+        if let Some(access) = access {
+            place.line.mark_set(place.slot, access.0);
         }
         change.close();
         store.link_record(staged);

@@ -9,8 +9,15 @@ use unbuckle_store::{Condition, Expiry, Mark, NewItem, Worker};
 fn set(worker: &mut Worker<'_, '_>, number: u64, key_len: usize, value: &[u8]) {
     let key = name(number, key_len);
     let key = worker.key(&key).unwrap();
-    let item =
-        NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false };
+    let item = NewItem {
+        flags: 0,
+        expiry: Expiry::NEVER,
+        value,
+        cas: None,
+        stale: false,
+        win_token_sent: false,
+        key_binary: false,
+    };
     worker.set(&key, &item, Condition::Always).unwrap();
 }
 

@@ -52,8 +52,15 @@ fn write(
     condition: Condition,
 ) -> Stored {
     let key = worker.key(key).unwrap();
-    let item =
-        NewItem { flags, expiry: Expiry(expiry), value, cas: None, stale: false, win_token_sent: false };
+    let item = NewItem {
+        flags,
+        expiry: Expiry(expiry),
+        value,
+        cas: None,
+        stale: false,
+        win_token_sent: false,
+        key_binary: false,
+    };
     if value.len() <= worker.inline_value_bytes_max() {
         return worker.set(&key, &item, condition).unwrap();
     }

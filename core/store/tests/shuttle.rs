@@ -30,7 +30,15 @@ fn small() -> Options {
 }
 
 fn item(value: &[u8]) -> NewItem<'_> {
-    NewItem { flags: 0, expiry: Expiry::NEVER, value, cas: None, stale: false, win_token_sent: false }
+    NewItem {
+        flags: 0,
+        expiry: Expiry::NEVER,
+        value,
+        cas: None,
+        stale: false,
+        win_token_sent: false,
+        key_binary: false,
+    }
 }
 
 /// `len` bytes that say `sequence` throughout.

@@ -1,5 +1,6 @@
-//! What the fuzz target checks, and what plain `cargo test` replays over its corpus: one function for both.
+//! What the fuzz targets check, and what plain `cargo test` replays over their corpora: one function for both.
 
+use crate::meta::{self, Flags, Reply, Request, Set};
 use crate::text::{Command, Framing, Line, decode, frame};
 
 /// Frames and decodes every line of `input`, and checks that the outcome does not depend on how much of the input
@@ -59,18 +60,90 @@ fn check_command(line: &Line<'_>, command: &Command<'_>) {
     }
 }
 
+/// Decodes what follows a meta command in every way, and checks what the engine relies on: limits of keys, each flag
+/// once, the hot path's decoder agreeing with the whole one, and that any reply to it fits.
+///
+/// # Panics
+/// When a promise of [`crate::meta`] is broken.
+pub fn wire_meta(input: &[u8]) {
+    for line in input.split(|byte| *byte == b'\n') {
+        let decoded = meta::decode(line);
+        if let Ok(request) = &decoded {
+            check_request(request);
+        }
+        if let Some((key, flags)) = crate::text::token(line)
+            && key.len() <= crate::KEY_BYTES_MAX
+            && let Some(flags) = Flags::plain(flags)
+        {
+            assert_eq!(decoded, Ok(Request::plain(key, flags)), "{}", line.escape_ascii());
+        }
+        match meta::decode_set(line) {
+            Set::Request { value_len, request } => {
+                assert!(value_len < 0x7fff_fffe);
+                check_request(&request);
+            }
+            Set::Refused { value_len, reply } => assert!(value_len < 0x7fff_fffe && reply.ends_with(b"\r\n")),
+            Set::Malformed => (),
+        }
+        if let Ok((key, binary)) = meta::decode_debug(line) {
+            check_key(key, binary);
+        }
+    }
+}
+
+fn check_request(request: &Request<'_>) {
+    check_key(request.key, request.key_binary);
+    let letters: std::vec::Vec<u8> = request.flags.iter().map(|(letter, _)| letter).collect();
+    assert!(letters.len() <= 18);
+    for (at, letter) in letters.iter().enumerate() {
+        assert!(request.flags.has(*letter) && !letters[..at].contains(letter));
+    }
+    if request.has_long_opaque() {
+        return;
+    }
+    let mut out = [0; meta::REPLY_BYTES_MAX];
+    let mut reply = Reply::value(&mut out, u64::MAX);
+    for (letter, token) in request.flags.iter() {
+        match letter {
+            b'O' => reply.repeat(token),
+            b'k' => reply.key(request.key, request.key_binary),
+            b's' | b't' | b'c' | b'f' | b'l' | b'h' => reply.number(letter, u64::MAX),
+            _ => (),
+        }
+    }
+    b"WXZ".iter().for_each(|letter| reply.flag(*letter));
+    let len = reply.finish().expect("every reply fits");
+    assert!(out[..len].ends_with(b"\r\n"));
+}
+
+fn check_key(key: &[u8], binary: bool) {
+    assert!((1..=crate::KEY_BYTES_MAX).contains(&key.len()) && !key.contains(&b' '));
+    if binary {
+        let mut decoded = [0; crate::KEY_BYTES_MAX];
+        let len = crate::base64::decode(key, &mut decoded).expect("checked when the flag was read");
+        let text: std::vec::Vec<u8> = decoded[..len].chunks(3).flat_map(crate::base64::encode).collect();
+        let mut again = [0; crate::KEY_BYTES_MAX];
+        assert_eq!(crate::base64::decode(&text, &mut again), Some(len));
+        assert_eq!(again, decoded);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    #[test]
-    fn the_corpus_replays() {
-        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/wire_text");
+    fn replay(corpus: &str, check: fn(&[u8])) {
         let mut replayed = 0;
         for entry in fs::read_dir(corpus).expect("the corpus is part of the tree") {
-            super::wire_text(&fs::read(entry.expect("readable").path()).expect("readable"));
+            check(&fs::read(entry.expect("readable").path()).expect("readable"));
             replayed += 1;
         }
         assert!(replayed >= 5, "only {replayed} files in the corpus");
+    }
+
+    #[test]
+    fn the_corpora_replay() {
+        replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/wire_text"), super::wire_text);
+        replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/wire_meta"), super::wire_meta);
     }
 }

@@ -4,6 +4,7 @@
 //! is the engine's business; what it looks like on the wire, quirks included, is decided here and nowhere else.
 //!
 //! - [`text`]: framing and decoding of the classic text commands.
+//! - [`meta`]: decoding of the meta commands, and their reply lines; [`base64`] for their binary keys.
 //! - [`number`]: the number forms that memcached accepts, and decimal output.
 //! - [`reply`]: every constant reply, and the header line of a value.
 //! - [`udp`]: the eight-byte frame in front of a datagram.
@@ -16,9 +17,11 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod base64;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod check;
+pub mod meta;
 pub mod number;
 pub mod reply;
 pub mod scan;

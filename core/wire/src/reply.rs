@@ -45,13 +45,25 @@ pub const CONSTANT_BYTES_MAX: usize = 64;
 pub const VALUE_HEADER_BYTES_MAX: usize = 6 + KEY_BYTES_MAX + 3 * (1 + DECIMAL_BYTES_MAX) + 2;
 
 /// Writes at the front of a slice; what does not fit makes the whole thing `None`.
-struct Front<'b> {
+#[derive(Debug)]
+pub(crate) struct Front<'b> {
     rest: &'b mut [u8],
 }
 
-impl Front<'_> {
+impl<'b> Front<'b> {
     #[inline(always)]
-    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+    pub(crate) fn new(out: &'b mut [u8]) -> Self {
+        Self { rest: out }
+    }
+
+    /// How much is left.
+    #[inline(always)]
+    pub(crate) fn room(&self) -> usize {
+        self.rest.len()
+    }
+
+    #[inline(always)]
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Option<()> {
         let (place, rest) = core::mem::take(&mut self.rest).split_at_mut_checked(bytes.len())?;
         place.copy_from_slice(bytes);
         self.rest = rest;
@@ -60,7 +72,7 @@ impl Front<'_> {
 
     /// A space and a number.
     #[inline(always)]
-    fn number(&mut self, value: u64) -> Option<()> {
+    pub(crate) fn number(&mut self, value: u64) -> Option<()> {
         if value < 10 {
             return self.put(&[b' ', b'0'.wrapping_add(value as u8)]);
         }

@@ -4,8 +4,9 @@
 //! `\n` or `\r\n`. Storage commands are followed by a data block, which is not looked at here.
 //!
 //! Decoding allocates nothing and keeps nothing: a [`Command`] borrows from the line. The meta commands (`mg`, `ms`,
-//! ...) are recognised as [`Command::Meta`] and decoded elsewhere.
+//! ...) are recognised as [`Command::Meta`] and decoded by [`crate::meta`].
 
+use crate::meta::Verb;
 use crate::number::{lenient_exptime, lenient_flags, strict_i32, strict_u64};
 use crate::{KEY_BYTES_MAX, reply, scan};
 
@@ -146,8 +147,8 @@ pub enum Command<'a> {
     Quit,
     /// `mn`
     MetaNoop,
-    /// `mg`, `ms`, `md`, `ma`, `me`
-    Meta,
+    /// `mg`, `ms`, `md`, `ma`, `me`: decoded by [`crate::meta`].
+    Meta(Verb),
     /// For the operator: the door answers.
     Admin,
     /// Someone speaks HTTP to us: close without a word.
@@ -209,7 +210,11 @@ pub fn decode<'a>(line: &Line<'a>) -> Command<'a> {
         b"version" => Command::Version,
         b"quit" => Command::Quit,
         b"mn" => Command::MetaNoop,
-        b"mg" | b"ms" | b"md" | b"ma" | b"me" => Command::Meta,
+        b"mg" => Command::Meta(Verb::Get),
+        b"ms" => Command::Meta(Verb::Set),
+        b"md" => Command::Meta(Verb::Delete),
+        b"ma" => Command::Meta(Verb::Arithmetic),
+        b"me" => Command::Meta(Verb::Debug),
         b"stats" | b"watch" => Command::Admin,
         _ => by_first_token(text),
     }
@@ -235,7 +240,7 @@ fn indent(text: &[u8]) -> usize {
 
 /// The first token of `text`, and what follows it.
 #[inline(always)]
-fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = text.get(indent(text)..)?;
     let len = scan::space(text).unwrap_or(text.len());
     text.split_at_checked(len).filter(|(token, _)| !token.is_empty())
@@ -558,6 +563,6 @@ mod tests {
             assert_eq!(decoded(line), Command::Admin, "{}", line.escape_ascii());
         }
         assert_eq!(decoded(b" stats\r\n"), UNKNOWN);
-        assert_eq!(decoded(b"mg a v\r\n"), Command::Meta);
+        assert_eq!(decoded(b"mg a v\r\n"), Command::Meta(Verb::Get));
     }
 }

@@ -1,4 +1,4 @@
-//! What the fuzz target `engine_classic` checks, and what plain `cargo test` replays over its corpus.
+//! What the fuzz targets `engine_classic` and `engine_meta` check, and what plain `cargo test` replays over their corpora.
 //!
 //! A script is a number of rounds, divided by 0xff. A round is text for one connection, except that
 //! - its first byte says how many seconds pass before it (modulo 4), how it is cut into pieces, and how small the
@@ -24,6 +24,7 @@ const LIMIT_BYTES: u64 = 16 << 20;
 const ITEM_BYTES_MAX: u64 = 128 << 10;
 const MADE_UNIX_S: u64 = 1_700_000_000;
 const START_S: u32 = 100;
+const SETTINGS: Settings = Settings { cas: true, flush_enabled: true };
 /// So that no script fills the store: the model never evicts.
 const BLOCKS_MAX: usize = 200;
 const BLOCK: [u8; 4096] = [b'v'; 4096];
@@ -90,7 +91,7 @@ pub fn engine_classic(script: &[u8]) {
     let counters = Counters::default();
     let worker = store.worker(0).expect("a first worker");
     let inline_bytes_max = worker.inline_value_bytes_max();
-    let mut engine = Engine::new(worker, Settings { cas: true, flush_enabled: true }, &counters);
+    let mut engine = Engine::new(worker, SETTINGS, &counters);
     let mut model = Model::new(MADE_UNIX_S, ITEM_BYTES_MAX, inline_bytes_max);
     let mut session = Session::default();
     let mut now_s = START_S;
@@ -117,10 +118,16 @@ pub fn engine_classic(script: &[u8]) {
             model_unserved.extend(piece);
             let served = model.serve(&model_unserved);
             model_unserved.drain(..served);
+            if model.beyond {
+                break;
+            }
             door.receive(piece, *head);
             if door.closed {
                 break;
             }
+        }
+        if model.beyond {
+            break;
         }
         let Door { sent, closed, .. } = door;
         compare(&mut model, &sent, &mut last_cas);
@@ -131,6 +138,64 @@ pub fn engine_classic(script: &[u8]) {
     }
     engine.end(&mut session);
     assert!(session.is_idle());
+}
+
+/// Runs a script, of the same form, through two engines over stores of their own: one is given each round whole, and room
+/// enough for all of its replies; the other gets it in pieces, with little room and now and then a reply that its socket does not
+/// take. What they say must be the same.
+///
+/// # Panics
+/// When it is not, or when a session holds something after its end.
+pub fn engine_meta(script: &[u8]) {
+    let whole = say(script, |_, _| (usize::MAX, 0));
+    let pieces = say(script, |head, len| (piece_len(head, len), head));
+    assert!(
+        whole == pieces,
+        "whole  {}\npieces {}",
+        whole[..whole.len().min(2000)].escape_ascii(),
+        pieces[..pieces.len().min(2000)].escape_ascii()
+    );
+}
+
+/// All that an engine replies to a script, of which `cut` says in which pieces a round comes and how its socket behaves.
+fn say(script: &[u8], cut: fn(u8, usize) -> (usize, u8)) -> Vec<u8> {
+    let memory = Memory::new();
+    let store = memory.store();
+    let counters = Counters::default();
+    let mut engine = Engine::new(store.worker(0).expect("a first worker"), SETTINGS, &counters);
+    let (mut session, mut unserved) = (Session::default(), Vec::new());
+    let (mut now_s, mut blocks) = (START_S, 0);
+    let mut sent = Vec::new();
+    for round in script.split(|byte| *byte == 0xff) {
+        let Some((head, text)) = round.split_first() else { continue };
+        now_s += u32::from(head % 4);
+        engine.now_set(now_s, MADE_UNIX_S);
+        let input = expand(text, cas_of(&sent), &mut blocks);
+        let mut door =
+            Door { engine: &mut engine, session: &mut session, unserved: &mut unserved, sent, closed: false };
+        let (piece_len, behaviour) = cut(*head, input.len());
+        for piece in input.chunks(piece_len) {
+            door.receive(piece, behaviour);
+            if door.closed {
+                break;
+            }
+        }
+        let closed = door.closed;
+        sent = door.sent;
+        if closed {
+            break;
+        }
+    }
+    engine.end(&mut session);
+    assert!(session.is_idle());
+    assert_eq!(store.gauges().pinned_bytes, 0);
+    sent
+}
+
+/// The CAS in the last reply that tells one.
+fn cas_of(sent: &[u8]) -> u64 {
+    let last = sent.split(|byte| matches!(byte, b' ' | b'\r')).rev().find_map(|word| word.strip_prefix(b"c"));
+    last.and_then(|digits| core::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or_default()
 }
 
 fn expand(text: &[u8], cas: u64, blocks: &mut usize) -> Vec<u8> {
@@ -248,13 +313,20 @@ mod tests {
     use std::println;
 
     #[test]
-    fn the_corpus_replays() {
-        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/engine_classic");
+    fn the_corpora_replay() {
+        replay(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/engine_classic"),
+            super::engine_classic,
+        );
+        replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/engine_meta"), super::engine_meta);
+    }
+
+    fn replay(corpus: &str, check: fn(&[u8])) {
         let mut replayed = 0;
         for entry in fs::read_dir(corpus).expect("the corpus is part of the tree") {
             let path = entry.expect("readable").path();
             println!("{}", path.display());
-            super::engine_classic(&fs::read(path).expect("readable"));
+            check(&fs::read(path).expect("readable"));
             replayed += 1;
         }
         assert!(replayed >= 10, "only {replayed} files in the corpus");

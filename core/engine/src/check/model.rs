@@ -41,6 +41,8 @@ pub(super) struct Model {
     pub(super) cas_of: HashMap<u64, u64>,
     pub(super) replies: Vec<Expected>,
     pub(super) closed: bool,
+    /// A meta command came: what follows is more than this model knows.
+    pub(super) beyond: bool,
 }
 
 impl Model {
@@ -57,6 +59,7 @@ impl Model {
             cas_of: HashMap::new(),
             replies: Vec::new(),
             closed: false,
+            beyond: false,
         }
     }
 
@@ -78,7 +81,7 @@ impl Model {
     /// Answers what is complete in `input`; returns how much of it is done with.
     pub(super) fn serve(&mut self, input: &[u8]) -> usize {
         let mut rest = input;
-        while !self.closed {
+        while !self.closed && !self.beyond {
             let swallowed = self.swallow.min(rest.len());
             self.swallow -= swallowed;
             rest = &rest[swallowed..];
@@ -144,7 +147,7 @@ impl Model {
             }
             Command::Version => self.say(reply::VERSION, false),
             Command::MetaNoop => self.say(reply::META_NOOP, false),
-            Command::Meta => self.say(reply::ERROR, false),
+            Command::Meta(_) => self.beyond = true,
             Command::Admin => self.say(super::ADMIN_REPLY, false),
             Command::Quit | Command::Http => self.closed = true,
             Command::Refused { reply, noreply } => self.say(reply, noreply),

@@ -1,11 +1,11 @@
 //! The classic text protocol: one request at a time, and what is left of refused ones.
 //!
 //! Runs of `get` never come here: see `retrieval.rs`. Storage is in `storage.rs`, the other one-item commands in
-//! `single.rs`. The meta commands will have a folder beside this one.
+//! `single.rs`. The meta commands have a folder beside this one.
 
-mod retrieval;
-mod single;
-mod storage;
+pub(crate) mod retrieval;
+pub(crate) mod single;
+pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +30,9 @@ impl Engine<'_, '_> {
             return Break(Next::Output);
         }
         if rest.starts_with(b"get ") && self.run_of_gets(session, turn)? {
+            return Continue(());
+        }
+        if rest.starts_with(b"mg ") && self.run_of_meta_gets(session, turn)? {
             return Continue(());
         }
         match frame(rest) {
@@ -68,8 +71,7 @@ impl Engine<'_, '_> {
             Command::FlushAll { delay, noreply } => turn.finish(line.total, self.flush_all(delay), noreply),
             Command::Version => turn.finish(line.total, reply::VERSION, false),
             Command::MetaNoop => turn.finish(line.total, reply::META_NOOP, false),
-            // The meta commands are the next thing to build; until then they are unknown.
-            Command::Meta => turn.finish(line.total, reply::ERROR, false),
+            Command::Meta(verb) => return self.meta(session, turn, line, verb),
             Command::Refused { reply, noreply } => turn.finish(line.total, reply, noreply),
             Command::Admin => {
                 turn.requests = turn.requests.wrapping_add(1);
@@ -116,7 +118,7 @@ impl Engine<'_, '_> {
         session.refusal = reply;
     }
 
-    fn swallow(session: &mut Session, bytes: u32) {
+    pub(crate) fn swallow(session: &mut Session, bytes: u32) {
         session.phase = Phase::SwallowBlock;
         session.swallow = bytes;
     }

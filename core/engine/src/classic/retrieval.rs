@@ -9,7 +9,7 @@
 //! line's end, the rest of the line is checked first, as nothing can be taken back once it is sent. (Only a line longer
 //! than 64 KiB is answered before it is all there; a bad key in its later part comes after the values before it.)
 
-use crate::session::{Phase, Retrieval, Sending, Session};
+use crate::session::{Phase, Retrieval, Sending, Session, Tail};
 use crate::{Engine, Next, Output, Step, Turn};
 use core::ops::ControlFlow::{self, Break, Continue};
 use unbuckle_store::{Key, Mark, Rewrite};
@@ -18,7 +18,7 @@ use unbuckle_wire::{KEY_BYTES_MAX, reply, scan};
 
 /// Keys that are decoded ahead: enough to cover a memory access at their cost each, few enough that what was asked for
 /// first is still in the cache when it is used.
-const BATCH: usize = 16;
+pub(crate) const BATCH: usize = 16;
 
 /// How often a large item may slip away between finding and pinning it, before it counts as a miss.
 const PIN_TRIES: usize = 4;
@@ -27,7 +27,7 @@ const PIN_TRIES: usize = 4;
 const TAIL_BYTES: usize = reply::CRLF.len() + reply::END.len();
 
 /// Room behind an inline value: for the tail, and for the rest of the last word that is copied.
-const SPARE_BYTES: usize = 8;
+pub(crate) const SPARE_BYTES: usize = 8;
 const _: () = assert!(SPARE_BYTES >= TAIL_BYTES);
 
 /// A key that was decoded ahead.
@@ -322,7 +322,8 @@ impl Engine<'_, '_> {
             }
             turn.at = slot.after;
             session.retrieval.at_first_key = false;
-            session.sending = Some(Sending { pin, offset: 0, last: slot.last });
+            let tail = if slot.last { Tail::End } else { Tail::Keys };
+            session.sending = Some(Sending { pin, offset: 0, tail });
             session.phase = Phase::Sending;
             return Continue(());
         }
@@ -358,13 +359,17 @@ impl Engine<'_, '_> {
             return Continue(());
         }
         turn.output.put(reply::CRLF);
-        let last = sending.last;
-        session.phase = Phase::Keys;
+        let tail = sending.tail;
         if let Some(sent) = session.sending.take() {
             self.worker.unpin(sent.pin);
         }
-        if last {
-            Self::end_line(session, turn);
+        match tail {
+            Tail::Keys => session.phase = Phase::Keys,
+            Tail::End => Self::end_line(session, turn),
+            Tail::Nothing => {
+                turn.requests = turn.requests.wrapping_add(1);
+                session.phase = Phase::Idle;
+            }
         }
         Continue(())
     }

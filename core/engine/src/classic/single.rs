@@ -3,7 +3,7 @@
 //! Each decides on a reply and leaves sending it, or not, to the caller.
 
 use crate::Engine;
-use unbuckle_store::{Deleted, Item, Rewrite, RewriteCas, Rewritten};
+use unbuckle_store::{Deleted, Item, Mark, Rewrite, RewriteCas, Rewritten};
 use unbuckle_wire::number::{DECIMAL_BYTES_MAX, decimal, lenient_u64};
 use unbuckle_wire::reply;
 
@@ -11,10 +11,42 @@ use unbuckle_wire::reply;
 pub(super) const NUMBER_LINE_BYTES: usize = DECIMAL_BYTES_MAX + reply::CRLF.len();
 
 /// The item is there, but not a number.
-struct NotNumeric;
+pub(crate) struct NotNumeric;
+
+/// The item's number after `incr` or `decr`, and the change, whose value is made in `scratch`. A number that becomes longer is
+/// a new item, which is neither stale nor won by anyone; any other stays what it is.
+pub(crate) fn changed_number<'x>(
+    item: &Item<'_>,
+    scratch: &'x mut [u8],
+    incr: bool,
+    delta: u64,
+) -> Result<(u64, Rewrite<'x>), NotNumeric> {
+    let len = item.value_len();
+    if item.is_large() || !item.copy_value(scratch) {
+        return Err(NotNumeric);
+    }
+    let old = scratch.get(..len).and_then(lenient_u64).ok_or(NotNumeric)?;
+    let outcome = if incr { old.wrapping_add(delta) } else { old.saturating_sub(delta) };
+    let mut buffer = [0; DECIMAL_BYTES_MAX];
+    let digits = decimal(outcome, &mut buffer);
+    let value = scratch.get_mut(..len.max(digits.len())).ok_or(NotNumeric)?;
+    let (number, padding) = value.split_at_mut_checked(digits.len()).ok_or(NotNumeric)?;
+    number.copy_from_slice(digits);
+    padding.fill(b' ');
+    let same = value.len() <= len;
+    let change = Rewrite {
+        before: value,
+        keep: false,
+        cas: RewriteCas::Next,
+        stale: same && item.stale(),
+        win_token_sent: same && item.win_token_sent(),
+        ..unchanged(item)
+    };
+    Ok((outcome, change))
+}
 
 /// A change that leaves the value alone.
-pub(super) fn unchanged<'x>(item: &Item<'_>) -> Rewrite<'x> {
+pub(crate) fn unchanged<'x>(item: &Item<'_>) -> Rewrite<'x> {
     Rewrite {
         before: &[],
         keep: true,
@@ -40,19 +72,9 @@ impl Engine<'_, '_> {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
         let mut outcome = 0;
         let rewritten = self.worker.rewrite(&key, &mut self.scratch, |item, scratch| {
-            let len = item.value_len();
-            if item.is_large() || !item.copy_value(scratch) {
-                return Err(NotNumeric);
-            }
-            let old = scratch.get(..len).and_then(lenient_u64).ok_or(NotNumeric)?;
-            outcome = if incr { old.wrapping_add(delta) } else { old.saturating_sub(delta) };
-            let mut buffer = [0; DECIMAL_BYTES_MAX];
-            let digits = decimal(outcome, &mut buffer);
-            let value = scratch.get_mut(..len.max(digits.len())).ok_or(NotNumeric)?;
-            let (number, padding) = value.split_at_mut_checked(digits.len()).ok_or(NotNumeric)?;
-            number.copy_from_slice(digits);
-            padding.fill(b' ');
-            Ok(Rewrite { before: value, keep: false, cas: RewriteCas::Next, ..unchanged(item) })
+            let change;
+            (outcome, change) = changed_number(item, scratch, incr, delta)?;
+            Ok(change)
         });
         let counters = self.counters;
         match rewritten {
@@ -92,6 +114,8 @@ impl Engine<'_, '_> {
         self.counters.cmd_touch.add(1);
         match rewritten {
             Rewritten::Done { .. } => {
+                // Unlike other changes, it counts as a use.
+                self.worker.get(&key, Mark::Used, |_| ());
                 self.counters.touch_hits.add(1);
                 reply::TOUCHED
             }

@@ -5,14 +5,14 @@
 //! value must be `\r\n`; if they are not, memcached takes what follows *them* for the next request, and so do we.
 
 use super::single::unchanged;
-use crate::session::{KeyBytes, Phase, Receiving, Session};
+use crate::session::{KeyBytes, Phase, Purpose, Receiving, Session};
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
 use unbuckle_store::{
     Condition, Expiry, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored, Upload,
 };
-use unbuckle_wire::reply;
 use unbuckle_wire::text::{Line, Store, StoreVerb};
+use unbuckle_wire::{meta, reply};
 
 /// memcached's own bytes in front of a key: what `-I` is compared with includes them.
 const MEMCACHED_HEAD_BYTES: u64 = 48;
@@ -85,7 +85,9 @@ impl Engine<'_, '_> {
             if memcached_bytes(key_len, item.flags(), value_len, cas) > limit {
                 return Err(Outgrown);
             }
-            let change = Rewrite { cas: RewriteCas::Next, ..unchanged(item) };
+            // What is stored is a new item, which is neither stale nor won by anyone.
+            let change =
+                Rewrite { cas: RewriteCas::Next, stale: false, win_token_sent: false, ..unchanged(item) };
             Ok(match verb {
                 StoreVerb::Prepend => Rewrite { before: added_bytes, ..change },
                 _ => Rewrite { after: added_bytes, ..change },
@@ -114,11 +116,13 @@ impl Engine<'_, '_> {
                 session.receiving = Some(Receiving {
                     upload,
                     remaining: store.value_len,
-                    verb: store.verb,
-                    flags: store.flags,
-                    expiry: self.clock.expiry(store.exptime),
-                    cas: self.expected_cas(store.cas),
-                    noreply: store.noreply,
+                    purpose: Purpose::Classic {
+                        verb: store.verb,
+                        flags: store.flags,
+                        expiry: self.clock.expiry(store.exptime),
+                        cas: self.expected_cas(store.cas),
+                        noreply: store.noreply,
+                    },
                     key: KeyBytes::new(store.key),
                 });
             }
@@ -128,7 +132,7 @@ impl Engine<'_, '_> {
 
     /// Takes in what has come of a large value.
     pub(crate) fn receive(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>) -> Step {
-        if turn.output.room() < reply::CONSTANT_BYTES_MAX {
+        if turn.output.room() < meta::REPLY_BYTES_MAX {
             return Break(Next::Output);
         }
         let Some(receiving) = session.receiving.as_mut() else {
@@ -159,7 +163,8 @@ impl Engine<'_, '_> {
     fn break_off(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>) -> Step {
         if let Some(receiving) = session.receiving.take() {
             self.worker.abort_upload(receiving.upload);
-            turn.finish(0, reply::OUT_OF_MEMORY_READING, receiving.noreply);
+            let noreply = matches!(receiving.purpose, Purpose::Classic { noreply: true, .. });
+            turn.finish(0, reply::OUT_OF_MEMORY_READING, noreply);
             Self::swallow(session, receiving.remaining.wrapping_add(2));
         }
         Continue(())
@@ -168,10 +173,14 @@ impl Engine<'_, '_> {
     fn finish_upload(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>, end: &[u8; 2]) {
         session.phase = Phase::Idle;
         let Some(receiving) = session.receiving.take() else { return };
-        let Receiving { upload, verb, flags, expiry, cas, noreply, key, .. } = receiving;
+        let Receiving { upload, purpose, key, .. } = receiving;
         let Some(key) = self.worker.key(key.as_slice()) else {
             self.worker.abort_upload(upload);
             return;
+        };
+        let (verb, flags, expiry, cas, noreply) = match purpose {
+            Purpose::Classic { verb, flags, expiry, cas, noreply } => (verb, flags, expiry, cas, noreply),
+            Purpose::Meta(storage) => return self.finish_meta_upload(turn, upload, &key, &storage, end),
         };
         let reply = if end != reply::CRLF {
             self.worker.abort_upload(upload);
@@ -197,7 +206,7 @@ impl Engine<'_, '_> {
     fn join_upload(&mut self, upload: Upload, key: &Key<'_>, side: Side) -> &'static [u8] {
         let limit = self.worker.store().item_bytes_max();
         let (added, key_len, cas) = (upload.value_len(), key.bytes().len(), self.settings.cas);
-        let joined = self.worker.finish_join(upload, key, side, |item| {
+        let joined = self.worker.finish_join(upload, key, side, None, |item| {
             memcached_bytes(key_len, item.flags(), (item.value_len() as u64).saturating_add(added), cas)
                 <= limit
         });
@@ -265,13 +274,13 @@ impl Engine<'_, '_> {
         if self.settings.cas { cas } else { 0 }
     }
 
-    fn is_too_large(&self, key_len: usize, flags: u32, value_len: u64) -> bool {
+    pub(crate) fn is_too_large(&self, key_len: usize, flags: u32, value_len: u64) -> bool {
         memcached_bytes(key_len, flags, value_len, self.settings.cas) > self.worker.store().item_bytes_max()
     }
 }
 
 /// An item's size as memcached counts it.
-fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: bool) -> u64 {
+pub(crate) fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: bool) -> u64 {
     let optional =
         if cas { MEMCACHED_CAS_BYTES } else { 0 } + if flags == 0 { 0 } else { MEMCACHED_FLAGS_BYTES };
     // A NUL behind the key, a line end behind the value.
@@ -279,7 +288,7 @@ fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: bool) -> u64
 }
 
 fn new_item(flags: u32, expiry: Expiry, value: &[u8]) -> NewItem<'_> {
-    NewItem { flags, expiry, value, cas: None, stale: false, win_token_sent: false }
+    NewItem { flags, expiry, value, cas: None, stale: false, win_token_sent: false, key_binary: false }
 }
 
 fn condition(verb: StoreVerb, cas: u64) -> Condition {

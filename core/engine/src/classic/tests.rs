@@ -219,7 +219,7 @@ fn a_refused_set_removes_what_was_there() {
 
 #[test]
 fn without_cas_none_is_told_and_none_matches() {
-    with_engine(Settings { cas: false, flush_enabled: true }, |engine| {
+    with_engine(Settings { cas: false, ..SETTINGS }, |engine| {
         ask(engine, &set("a", b"1"));
         expect(engine, b"gets a\r\n", b"VALUE a 0 1 0\r\n1\r\nEND\r\n");
         expect(engine, b"cas a 0 0 1 0\r\nx\r\ncas b 0 0 1 0\r\nx\r\n", b"EXISTS\r\nNOT_FOUND\r\n");
@@ -228,7 +228,7 @@ fn without_cas_none_is_told_and_none_matches() {
 
 #[test]
 fn flush_all_can_be_forbidden() {
-    with_engine(Settings { cas: true, flush_enabled: false }, |engine| {
+    with_engine(Settings { flush_enabled: false, ..SETTINGS }, |engine| {
         ask(engine, &set("a", b"1"));
         expect(engine, b"flush_all\r\nflush_all x\r\n", &b"CLIENT_ERROR flush_all not allowed\r\n".repeat(2));
         expect(engine, b"get a\r\n", b"VALUE a 0 1\r\n1\r\nEND\r\n");

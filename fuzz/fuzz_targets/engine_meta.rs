@@ -1,0 +1,4 @@
+//! Meta requests through the engine, whole and in pieces: see `unbuckle_engine::check`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|script: &[u8]| unbuckle_engine::check::engine_meta(script));
