@@ -264,8 +264,13 @@ impl Memory {
     }
 
     fn store(&self) -> Result<Store<'_>> {
-        let parts =
-            Parts { words: &self.words, pages: &self.pages, stripes: &self.stripes, workers: &self.workers };
+        let parts = Parts {
+            words: &self.words,
+            pages: &self.pages,
+            stripes: &self.stripes,
+            workers: &self.workers,
+            classes: &[],
+        };
         let options = Options {
             limit_bytes: self.limit_bytes,
             item_bytes_max: 1 << 20,

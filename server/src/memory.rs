@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::admin::Classes;
 use crate::options::{Options, Refusal, exit};
 use rustix::io;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -61,7 +62,7 @@ pub fn reserve<T: ZeroedAtomic>(count: usize, wishes: Wishes) -> io::Result<&'st
 
 /// A store on memory of its own. Address space is reserved for all the memory of the machine, so that the limit can be
 /// raised while the server runs.
-pub fn store(options: &Options, seed: [u64; 2]) -> Result<Store<'static>, Refusal> {
+pub(crate) fn store(options: &Options, classes: &Classes, seed: [u64; 2]) -> Result<Store<'static>, Refusal> {
     let refuse = |error: &dyn std::fmt::Display| {
         let megabytes = options.memory_bytes >> 20;
         Refusal::new(exit::FAILURE, format!("cannot make a cache of {megabytes} MB (-m): {error}"))
@@ -73,7 +74,8 @@ pub fn store(options: &Options, seed: [u64; 2]) -> Result<Store<'static>, Refusa
     let pages = reserve(to_count(pages), Wishes::default()).map_err(|error| refuse(&error))?;
     let stripes = Vec::leak(std::iter::repeat_with(Stripe::default).take(STRIPES).collect());
     let workers = Vec::leak(std::iter::repeat_with(WorkerCounts::default).take(options.threads).collect());
-    let parts = Parts { words, pages, stripes, workers };
+    let classes = Vec::leak(classes.iter().map(|(_, bytes)| bytes).collect());
+    let parts = Parts { words, pages, stripes, workers, classes };
     let settings = unbuckle_store::Options {
         limit_bytes: options.memory_bytes,
         item_bytes_max: options.item_bytes_max,

@@ -8,7 +8,7 @@
 use crate::hash::Seed;
 use crate::header;
 use crate::item::HEAD_WORDS;
-use crate::line::{LINE_BYTES, LINE_WORDS, Line, MARKS};
+use crate::line::{LINE_BYTES, LINE_WORDS, Line, MARKS, OFFSET_BITS};
 use crate::sync::{AtomicU64, Ordering};
 
 /// All memory of one store.
@@ -41,7 +41,7 @@ impl<'r> Region<'r> {
     /// Whole pages that the address space holds.
     #[inline(always)]
     pub fn pages(&self) -> u32 {
-        (self.words.len() >> self.page_words_log2()).min(u32::MAX as usize - 1) as u32
+        (self.words.len().min(1 << OFFSET_BITS) >> self.page_words_log2()) as u32
     }
 
     /// The hash seed.

@@ -10,12 +10,11 @@ use crate::lock::Lock;
 use crate::log::{Body, Need, Staged};
 use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
-use crate::write::{Committed, Expect};
+use crate::write::{Committed, Read};
 use crate::{Condition, Item, Key, Mark, NewItem, Refused, Rewrite, Rewritten, Store, Stored, Worker};
 use unbuckle_layout::bytes::{self, Writer};
 use unbuckle_layout::item::{Head, option};
-use unbuckle_layout::line::State;
-use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};
+use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Words in a chunk.
 const CHUNK_WORDS: usize = 512;
@@ -255,6 +254,15 @@ impl<'r> Store<'r> {
         }
     }
 
+    /// Pins a chain that is linked. The stripe is locked.
+    fn pin_chain(&self, chain: Chain) -> Option<Pin> {
+        // However many read it, a value takes its memory once.
+        if self.chunk_word(chain.first, 1)?.fetch_add(1, Ordering::Relaxed) == LINKED {
+            self.chunks.pinned_bytes.fetch_add(chain.value_len, Ordering::Relaxed);
+        }
+        Some(Pin { chain, chunk: chain.first, index: 0 })
+    }
+
     /// The index lets go of a chain.
     pub(crate) fn release_chain(&self, chain: &Chain) {
         self.let_go(chain, LINKED);
@@ -262,12 +270,15 @@ impl<'r> Store<'r> {
 
     fn let_go(&self, chain: &Chain, hold: u64) {
         let Some(holders) = self.chunk_word(chain.first, 1) else { return };
-        if holders.fetch_sub(hold, Ordering::AcqRel) != hold {
-            return;
+        let left = holders.fetch_sub(hold, Ordering::AcqRel).wrapping_sub(hold);
+        if hold != LINKED && left & !LINKED == 0 {
+            self.chunks.pinned_bytes.fetch_sub(chain.value_len, Ordering::Relaxed);
         }
-        let _guard = self.chunks.lock.lock(self.relax);
-        holders.store(self.chunks.returned.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.chunks.returned.store(chain.first, Ordering::Relaxed);
+        if left == 0 {
+            let _guard = self.chunks.lock.lock(self.relax);
+            holders.store(self.chunks.returned.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.chunks.returned.store(chain.first, Ordering::Relaxed);
+        }
     }
 
     /// The chain that a large item's record describes.
@@ -351,6 +362,8 @@ impl<'s, 'r> Worker<'s, 'r> {
             return Err(Refused::OutOfMemory);
         }
         let number = self.take_chunk()?;
+        // It may have held what a late reader still looks at: see `stage`.
+        fence(Ordering::Release);
         for word in 0..CHUNK_HEAD_WORDS {
             if let Some(word) = self.store.chunk_word(number, word) {
                 word.store(0, Ordering::Relaxed);
@@ -427,13 +440,12 @@ impl<'s, 'r> Worker<'s, 'r> {
             return None;
         }
         let chain = store.chain_at(place.offset, &place.head);
-        store.chunk_word(chain.first, 1)?.fetch_add(1, Ordering::Relaxed);
-        store.chunks.pinned_bytes.fetch_add(chain.value_len, Ordering::Relaxed);
+        let pin = store.pin_chain(chain)?;
         let access = crate::access::Access(place.line.mark(place.slot));
         let words = store.region.rest_of_page(place.offset);
         let value = read(&Item { words, head: place.head, access, now_s: self.now_s });
         self.leave_mark(place.line, place.slot, access, mark);
-        Some((Pin { chain, chunk: chain.first, index: 0 }, value))
+        Some((pin, value))
     }
 
     /// Copies from `offset` of the pinned value into `out`; returns how many bytes (0 at the end). Reading on from where the
@@ -467,7 +479,6 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     /// Lets go of a pinned value.
     pub fn unpin(&mut self, pin: Pin) {
-        self.store.chunks.pinned_bytes.fetch_sub(pin.chain.value_len, Ordering::Relaxed);
         self.store.let_go(&pin.chain, 1);
     }
 
@@ -475,12 +486,11 @@ impl<'s, 'r> Worker<'s, 'r> {
     pub(crate) fn rewrite_large(
         &mut self,
         key: &Key<'_>,
-        place: &Place<'r>,
-        state: State,
+        read: &Read<'r>,
         mut head: Head,
         rewrite: &Rewrite<'_>,
     ) -> Result<Committed, Refused> {
-        let old = if rewrite.keep { self.old_value(key, place, state) } else { Some(Old::None) };
+        let old = if rewrite.keep { self.old_value(key, read) } else { Some(Old::None) };
         let Some(old) = old else { return Ok(Committed::Changed) };
         let total = rewrite.before.len() as u64 + old.len() + rewrite.after.len() as u64;
         let upload = self.begin_upload(key.bytes.len(), total);
@@ -491,7 +501,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let upload = copied?;
         self.settle(&upload);
         head.options |= option::LARGE;
-        let committed = self.commit_chain(key, place, state, head, &upload.chain);
+        let committed = self.commit_chain(key, read, head, &upload.chain);
         if !matches!(committed, Ok(Committed::Done { .. })) {
             self.store.release_chain(&upload.chain);
         }
@@ -524,29 +534,29 @@ impl<'s, 'r> Worker<'s, 'r> {
         fits: &mut impl FnMut(&Item<'_>) -> bool,
     ) -> Rewritten<()> {
         loop {
-            let epoch = self.store.epoch(self.now_s);
-            let Ok((place, state)) = self.read_for_rewrite(key, epoch) else { return Rewritten::NotFound };
-            let words = self.store.region.rest_of_page(place.offset);
-            let access = crate::access::Access(place.line.mark(place.slot));
-            let fits = fits(&Item { words, head: place.head, access, now_s: self.now_s });
-            let Some(old) = self.old_value(key, &place, state) else { continue };
-            let joined =
-                if fits { self.copy_joined(upload, key, side, &old) } else { Err(Refused::TooLarge) };
+            let Some(read) = self.read_for_rewrite(key) else { return Rewritten::NotFound };
+            let fits = fits(&self.item_at(&read.place));
+            if !read.place.line.unchanged(read.state) {
+                continue;
+            }
+            if !fits {
+                return Rewritten::Declined(());
+            }
+            let Some(old) = self.old_value(key, &read) else { continue };
+            let joined = self.copy_joined(upload, key, side, &old);
             if let Old::Large(pin) = old {
                 self.unpin(pin);
             }
             let joined = match joined {
                 Ok(joined) => joined,
-                Err(_) if !place.line.unchanged(state) => continue,
-                Err(_) if !fits => return Rewritten::Declined(()),
                 Err(refused) => return Rewritten::Refused(refused),
             };
             self.settle(&joined);
-            let mut head = place.head;
+            let mut head = read.place.head;
             head.stamp = self.draw_stamp(head.stamp);
             head.cas = head.stamp;
             head.options = head.options & !option::CAS | option::LARGE;
-            match self.commit_chain(key, &place, state, head, &joined.chain) {
+            match self.commit_chain(key, &read, head, &joined.chain) {
                 Ok(Committed::Done { cas }) => {
                     self.count(Count::TotalItems);
                     return Rewritten::Done { cas };
@@ -586,31 +596,30 @@ impl<'s, 'r> Worker<'s, 'r> {
     fn commit_chain(
         &mut self,
         key: &Key<'_>,
-        place: &Place<'r>,
-        state: State,
+        read: &Read<'r>,
         head: Head,
         chain: &Chain,
     ) -> Result<Committed, Refused> {
         let description = chain.encode();
         let body = Body { key: key.bytes, before: &description, kept: None, after: &[] };
-        let staged: Staged = self.stage(self.store.lane_of(place.offset), head, &body, Need::Request)?;
-        self.commit(key, staged, Expect::Unchanged(place.number, state))
+        let lane = self.store.lane_of(read.place.offset);
+        let staged: Staged = self.stage(lane, head, &body, Need::Request)?;
+        self.commit(key, staged, read.expect())
     }
 
-    fn old_value(&mut self, key: &Key<'_>, place: &Place<'r>, state: State) -> Option<Old> {
-        if !place.head.has(option::LARGE) {
-            return Some(Old::Inline {
-                offset: place.offset,
-                start: place.head.value_start(),
-                len: place.head.value_len as usize,
-            });
+    /// The value that was read, to be copied; `None` if the item has changed since.
+    fn old_value(&mut self, key: &Key<'_>, read: &Read<'r>) -> Option<Old> {
+        let Place { offset, head, .. } = read.place;
+        if !head.has(option::LARGE) {
+            let (start, len) = (head.value_start(), head.value_len as usize);
+            return Some(Old::Inline { offset, start, len });
         }
-        let (pin, ()) = self.pin(key, Mark::None, |_| ())?;
-        if place.line.unchanged(state) {
-            return Some(Old::Large(pin));
+        let _guard = self.store.lock_stripe(key.hash);
+        let found = self.store.find_locked(key);
+        if !read.is_current(self.store, found.as_ref()) {
+            return None;
         }
-        self.unpin(pin);
-        None
+        self.store.pin_chain(self.store.chain_at(offset, &head)).map(Old::Large)
     }
 
     fn copy_parts(

@@ -1,5 +1,6 @@
 //! What the store counts: one table of names, one slot a worker, no shared writes.
 
+use crate::classes::ClassCounts;
 use unbuckle_layout::sync::{AtomicU64, Ordering};
 
 macro_rules! counts {
@@ -64,24 +65,27 @@ counts! {
 /// One worker's counters. Only their owner writes them.
 #[derive(Debug)]
 #[repr(align(64))]
-pub struct WorkerCounts([AtomicU64; COUNTS]);
+pub struct WorkerCounts {
+    counts: [AtomicU64; COUNTS],
+    pub(crate) classes: ClassCounts,
+}
 
 impl Default for WorkerCounts {
     fn default() -> WorkerCounts {
-        WorkerCounts(core::array::from_fn(|_| AtomicU64::new(0)))
+        WorkerCounts { counts: core::array::from_fn(|_| AtomicU64::new(0)), classes: ClassCounts::default() }
     }
 }
 
 impl WorkerCounts {
     #[inline(always)]
     pub(crate) fn add(&self, count: Count) {
-        if let Some(slot) = self.0.get(count as usize) {
+        if let Some(slot) = self.counts.get(count as usize) {
             // Load and store instead of an atomic addition: no other thread writes here.
             slot.store(slot.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
     fn read(&self, count: Count) -> u64 {
-        self.0.get(count as usize).map_or(0, |slot| slot.load(Ordering::Relaxed))
+        self.counts.get(count as usize).map_or(0, |slot| slot.load(Ordering::Relaxed))
     }
 }

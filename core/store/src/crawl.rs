@@ -3,6 +3,7 @@
 
 use crate::Worker;
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
 use crate::pages::Page;
@@ -55,7 +56,14 @@ pub(crate) struct Sweep {
 impl<'s, 'r> Worker<'s, 'r> {
     /// One bounded step of background work. True if there is more to do now.
     pub fn maintain(&mut self) -> bool {
-        let over = self.store.pool.is_over() && self.reclaim(RECORDS_PER_STEP) != crate::reclaim::Step::Stuck;
+        if self.rested_s != self.now_s {
+            // A worker that has stored nothing for a second holds no page back from eviction.
+            if !core::mem::take(&mut self.stored_since) {
+                self.rest();
+            }
+            self.rested_s = self.now_s;
+        }
+        let over = self.store.pool.is_over() && self.reclaim(RECORDS_PER_STEP, u64::MAX) != crate::reclaim::Step::Stuck;
         let chains = self.store.free_returned_chunks();
         let crawled = self.crawl();
         let swept = self.sweep();
@@ -65,8 +73,9 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     /// Lets go of the spans, so that an idle worker holds no page back from eviction.
     pub fn rest(&mut self) {
-        self.close_span(crate::log::Lane::Small);
-        self.close_span(crate::log::Lane::Main);
+        for span in 0..crate::log::SPANS {
+            self.close_span(span);
+        }
     }
 
     fn crawl(&mut self) -> bool {
@@ -155,7 +164,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(line.mark(slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            store.unlink(&Place { number, line, slot, offset, head }, 0);
+            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Dropped);
             self.count(Count::CrawlerReclaimed);
         }
     }

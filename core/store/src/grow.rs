@@ -6,13 +6,14 @@
 
 use crate::Worker;
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::insert::Arrival;
-use crate::pages::Use;
+use crate::pages::{RESERVE, Use};
 use unbuckle_layout::index::{CHOICES, LINES_MAX, LINES_MIN, Unit};
 use unbuckle_layout::item::Head;
 use unbuckle_layout::line::{Change, Line};
-use unbuckle_layout::sync::Ordering;
+use unbuckle_layout::sync::{Ordering, fence};
 use unbuckle_layout::{header, index};
 
 /// Lines that a rebuild holds open: those of a unit, and the one it gains.
@@ -94,8 +95,10 @@ impl<'s, 'r> Worker<'s, 'r> {
         if store.region.load(entry) != 0 {
             return true;
         }
-        let Some(page) = store.pool.take(store.pages, Use::Index, 0, store.relax) else { return false };
+        let Some(page) = store.pool.take(store.pages, Use::Index, RESERVE, store.relax) else { return false };
         let start = store.page_start(page);
+        // It may have held what a late reader still looks at: see `stage`.
+        fence(Ordering::Release);
         for word in 0..u64::from(store.region.page_words()) {
             // Marks are bytes: their words are zeroed like the rest, before anyone can see the page.
             store.region.store(start + word, 0);
@@ -156,6 +159,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// An entry for which no line has room.
     fn evict_homeless(&mut self, number: u64, offset: u64) {
         let head = Head::decode(self.store.region.head(offset));
+        self.note(offset, &head, Event::Evicted);
         self.store.drop_record(offset, &head, None);
         self.store.account(number, 0, head.words());
         self.count(Count::IndexEvictions);

@@ -2,6 +2,7 @@
 //! with three choices of eight slots). All lines of a key share a stripe, so one lock covers every step.
 
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::Staged;
 use crate::read::Place;
@@ -33,6 +34,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         self.store.link_record(staged);
         self.store.account(index::stripe(key.hash), staged.words, 0);
+        self.note(staged.offset, &staged.head, Event::Linked);
         Ok(())
     }
 
@@ -119,7 +121,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         if let Some((_, number, line, slot)) = coldest {
             let offset = line.entry(slot).offset;
             let head = Head::decode(self.store.region.head(offset));
-            self.store.unlink(&Place { number, line, slot, offset, head }, 0);
+            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Evicted);
             self.count(Count::IndexEvictions);
             self.count(Count::Evictions);
         }

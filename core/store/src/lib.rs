@@ -11,6 +11,7 @@
 
 mod access;
 mod chunks;
+mod classes;
 mod counts;
 mod crawl;
 mod grow;
@@ -24,6 +25,7 @@ mod reclaim;
 mod write;
 
 pub use chunks::{Pin, Side, Upload};
+pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
 pub use pages::Page;
 
@@ -60,7 +62,12 @@ pub struct Parts<'r> {
     pub stripes: &'r [Stripe],
     /// One for each worker.
     pub workers: &'r [WorkerCounts],
+    /// The largest item of each size class that statistics tell apart, bytes as memcached counts, ascending.
+    pub classes: &'r [u32],
 }
+
+/// What memcached adds to key and value: 48 bytes of header, 8 of CAS, the key's terminator, the value's line end.
+const ITEM_OVERHEAD_BYTES: u64 = 48 + 8 + 1 + 2;
 
 /// How many [`Stripe`]s a store has.
 pub const STRIPES: usize = index::STRIPES as usize;
@@ -113,6 +120,7 @@ pub struct Store<'r> {
     pages: &'r [Page],
     stripes: &'r [Stripe; STRIPES],
     workers: &'r [WorkerCounts],
+    classes: &'r [u32],
     evict: bool,
     relax: fn(),
     item_bytes_max: u64,
@@ -152,6 +160,7 @@ impl<'r> Store<'r> {
             pages: parts.pages.get(..region.pages() as usize).unwrap_or(&[]),
             stripes,
             workers: parts.workers,
+            classes: parts.classes,
             evict: options.evict,
             relax: options.relax,
             item_bytes_max: options.item_bytes_max,
@@ -205,6 +214,8 @@ impl<'r> Store<'r> {
             stamps: (0, 0),
             now_s: 2,
             tick_code: Access::tick_code(2),
+            rested_s: 2,
+            stored_since: false,
             key_scratch: Default::default(),
         })
     }
@@ -231,7 +242,7 @@ impl<'r> Store<'r> {
             items: sum(|stripe| u64::from(stripe.items())),
             index_lines: lines,
             index_bytes: u64::from(self.index_pages.load(Ordering::Relaxed)) * page_bytes,
-            pages_total: u64::from(self.pool.limit()),
+            pages_total: u64::from(self.pool.target()),
             pages_free: u64::from(self.pool.free()),
             pages_small: u64::from(self.queues[0].pages()),
             pages_main: u64::from(self.queues[1].pages()),
@@ -247,7 +258,7 @@ impl<'r> Store<'r> {
 
     /// The limit, bytes: whole pages.
     pub fn limit_bytes(&self) -> u64 {
-        u64::from(self.pool.limit()) << (self.region.page_words_log2() + 3)
+        u64::from(self.pool.target()) << (self.region.page_words_log2() + 3)
     }
 
     /// Moves the limit (`cache_memlimit`); memory in use above it is given back by [`Worker::maintain`].
@@ -256,7 +267,7 @@ impl<'r> Store<'r> {
         if bytes < LIMIT_BYTES_MIN || pages > u64::from(self.region.pages()) {
             return Err(Unusable::Limit);
         }
-        self.pool.limit_set(pages as u32);
+        self.pool.limit_set(pages as u32, self.relax);
         Ok(())
     }
 
@@ -265,11 +276,9 @@ impl<'r> Store<'r> {
         self.item_bytes_max
     }
 
-    /// Whether an item of these lengths is allowed. The sum is memcached's, so that the same items fit: 48 bytes
-    /// of header, 8 of CAS, the key's terminator and the value's line end.
+    /// Whether an item of these lengths is allowed: the sum is memcached's, so that the same items fit.
     pub fn fits(&self, key_len: usize, value_len: u64) -> bool {
-        const OVERHEAD: u64 = 48 + 8 + 1 + 2;
-        value_len.saturating_add(key_len as u64 + OVERHEAD) <= self.item_bytes_max
+        value_len.saturating_add(key_len as u64 + ITEM_OVERHEAD_BYTES) <= self.item_bytes_max
     }
 
     #[inline(always)]
@@ -583,11 +592,14 @@ impl Default for KeyScratch {
 pub struct Worker<'s, 'r> {
     store: &'s Store<'r>,
     counts: &'r WorkerCounts,
-    spans: [log::Span; 2],
+    spans: [log::Span; log::SPANS],
     /// Stamps drawn and not used yet.
     stamps: (u64, u64),
     now_s: u32,
     tick_code: u8,
+    /// When spans were last looked at, and whether anything was stored since.
+    rested_s: u32,
+    stored_since: bool,
     key_scratch: KeyScratch,
 }
 

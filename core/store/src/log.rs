@@ -17,6 +17,11 @@ pub(crate) enum Lane {
     Main = 1,
 }
 
+/// Spans of a worker: for each lane one that small records share, and one that is as long as the larger record it is for.
+pub(crate) const SPANS: usize = 4;
+/// A record this much smaller than a span shares it: what is lost at the end of a span is little.
+const SHARING: u32 = 16;
+
 /// Part of a page that one worker fills.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Span {
@@ -30,7 +35,8 @@ pub(crate) struct Span {
 /// next one is written over it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Staged {
-    pub(crate) lane: Lane,
+    /// Which of the worker's spans it is in.
+    span: usize,
     /// Word offset in the region.
     pub(crate) offset: u64,
     pub(crate) words: u32,
@@ -57,22 +63,29 @@ pub(crate) enum Need {
 }
 
 impl<'s, 'r> Worker<'s, 'r> {
-    /// Makes sure that the next `words` words of the lane's span are there, and says where. No lock is held on return,
+    /// Makes sure that the next `words` words of a span are there, and says which span and where. No lock is held on return,
     /// none may be held on entry but eviction's own.
     #[inline]
-    fn reserve(&mut self, lane: Lane, words: u32, need: Need) -> Result<u64, Refused> {
-        let span = &self.spans[lane as usize];
-        if span.end - span.at < words {
-            self.refill(lane, words, need)?;
+    fn reserve(&mut self, lane: Lane, words: u32, need: Need) -> Result<(usize, u64), Refused> {
+        let shares = words * SHARING <= self.store.span_words;
+        let index = lane as usize + if shares { 0 } else { 2 };
+        let room = |spans: &[Span; SPANS]| spans.get(index).map_or(0, |span| span.end - span.at);
+        if room(&self.spans) < words {
+            let want = if shares { self.store.span_words } else { words };
+            self.refill(lane, index, words, want, need)?;
         }
-        let span = &self.spans[lane as usize];
-        Ok(self.store.page_start(span.page) + u64::from(span.at))
+        let span = self.spans.get(index).copied().unwrap_or_default();
+        Ok((index, self.store.page_start(span.page) + u64::from(span.at)))
     }
 
     #[cold]
-    fn refill(&mut self, lane: Lane, words: u32, need: Need) -> Result<(), Refused> {
+    fn refill(&mut self, lane: Lane, index: usize, words: u32, want: u32, need: Need) -> Result<(), Refused> {
         loop {
-            if self.extend(lane, words) {
+            if need == Need::Request && self.store.pool.free() < RESERVE {
+                // Eviction has taken the reserve: what is left of its page belongs to what it still has to move.
+                self.reclaim_until(|store| store.pool.free() >= RESERVE)?;
+            }
+            if self.extend(lane, index, words, want) {
                 return Ok(());
             }
             let keep = if need == Need::Move { 0 } else { RESERVE };
@@ -91,43 +104,44 @@ impl<'s, 'r> Worker<'s, 'r> {
         held.push(number);
     }
 
-    /// Takes a span of at least `words` words from the newest page; in place of, or grown from, the one it has.
-    fn extend(&mut self, lane: Lane, words: u32) -> bool {
+    /// Takes a span of at least `words` words, `want` if there are so many, from the newest page: grown from the one
+    /// it has if that ends where the page's free part begins, else in its place.
+    fn extend(&mut self, lane: Lane, index: usize, words: u32, want: u32) -> bool {
         let store = self.store;
         let held = store.queues[lane as usize].hold(store.pages, store.relax);
         let Some((number, page)) = held.newest() else { return false };
-        let span = self.spans[lane as usize];
+        let span = self.spans.get(index).copied().unwrap_or_default();
         let filled = page.filled.load(Ordering::Relaxed);
         let adjoins = span.page == number && span.end == filled;
         let from = if adjoins { span.at } else { filled };
         let page_words = store.region.page_words();
         if from + words > page_words {
             drop(held);
-            self.close_span(lane);
+            self.close_span(index);
             return false;
         }
         if !adjoins {
             page.open_spans.fetch_add(1, Ordering::Relaxed);
         }
-        let end = (from + words.max(store.span_words)).min(page_words);
+        let end = (from + words.max(want)).min(page_words);
         store.write_filler(store.page_start(number) + u64::from(from), end - from);
         page.filled.store(end, Ordering::Release);
         drop(held);
         if !adjoins {
-            self.close_span(lane);
+            self.close_span(index);
         }
-        self.spans[lane as usize] = Span { page: number, at: from, end };
+        if let Some(span) = self.spans.get_mut(index) {
+            *span = Span { page: number, at: from, end };
+        }
         true
     }
 
-    /// Lets go of the lane's span; what is left of it stays a filler.
-    pub(crate) fn close_span(&mut self, lane: Lane) {
-        let span = core::mem::take(&mut self.spans[lane as usize]);
-        if span.page == NONE {
-            return;
-        }
-        let Some(page) = self.store.page(span.page) else { return };
+    /// Lets go of a span; what is left of it stays a filler.
+    pub(crate) fn close_span(&mut self, index: usize) {
+        let span = self.spans.get_mut(index).map(core::mem::take).unwrap_or_default();
+        let Some(page) = self.store.page(span.page).filter(|_| span.page != NONE) else { return };
         // Gives the rest back if nothing was handed out behind it.
+        let lane = self.store.lane_of(self.store.page_start(span.page));
         let held = self.store.queues[lane as usize].hold(self.store.pages, self.store.relax);
         if page.filled.load(Ordering::Relaxed) == span.end {
             page.filled.store(span.at, Ordering::Release);
@@ -158,17 +172,16 @@ impl<'s, 'r> Worker<'s, 'r> {
         if words > self.store.record_words_max {
             return Err(Refused::TooLarge);
         }
-        let offset = self.reserve(lane, words, need)?;
+        let (index, offset) = self.reserve(lane, words, need)?;
         let region = self.store.region;
         let Some(run) = region.run(offset, words as usize) else { return Err(Refused::OutOfMemory) };
         let Some((first, rest)) = run.split_first() else { return Err(Refused::OutOfMemory) };
         // This memory may have held another item: whoever unlinked that bumped its line's version, and a late
         // reader that meets our bytes must meet that version too.
         fence(Ordering::Release);
-        let span = self.spans[lane as usize];
-        if span.end - span.at > words {
-            self.store.write_filler(offset + u64::from(words), span.end - span.at - words);
-        }
+        let span = self.spans.get(index).copied().unwrap_or_default();
+        self.store.write_filler(offset + u64::from(words), (span.end - span.at).saturating_sub(words));
+        self.stored_since = true;
         let mut writer = Writer::new(rest);
         writer.u32(head.stamp_low());
         if head.has(option::EXPIRY) {
@@ -191,13 +204,20 @@ impl<'s, 'r> Worker<'s, 'r> {
             return Err(Refused::OutOfMemory);
         }
         first.store(head.first_word(), Ordering::Release);
-        Ok(Staged { lane, offset, words, head })
+        Ok(Staged { span: index, offset, words, head })
     }
 
     /// The staged record is linked: the span goes on behind it.
     pub(crate) fn advance(&mut self, staged: &Staged) {
-        let span = &mut self.spans[staged.lane as usize];
+        let Some(span) = self.spans.get_mut(staged.span) else { return };
         span.at += staged.words;
+        if span.at >= span.end {
+            // Nothing is left of it: it holds its page back from eviction no longer.
+            let page = core::mem::take(span).page;
+            if let Some(page) = self.store.page(page) {
+                page.open_spans.fetch_sub(1, Ordering::Release);
+            }
+        }
     }
 }
 

@@ -87,6 +87,10 @@ pub(crate) struct Pool {
     fresh: AtomicU32,
     used: AtomicU32,
     limit: AtomicU32,
+    /// What the limit is on its way down to. Every second page that is given back brings it nearer, so that
+    /// requests go on meanwhile and none pays for all of it.
+    target: AtomicU32,
+    given: AtomicU32,
 }
 
 /// Pages that only moving records and the index may take, so that evicting can always begin.
@@ -101,14 +105,22 @@ impl Pool {
         self.fresh.store(1, Ordering::Relaxed);
         self.used.store(1, Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
+        self.target.store(limit, Ordering::Relaxed);
     }
 
     pub(crate) fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn limit_set(&self, pages: u32) {
-        self.limit.store(pages, Ordering::Relaxed);
+    pub(crate) fn limit_set(&self, pages: u32, relax: fn()) {
+        let _guard = self.lock.lock(relax);
+        self.target.store(pages, Ordering::Relaxed);
+        self.limit.store(pages.max(self.used() + RESERVE), Ordering::Relaxed);
+    }
+
+    /// The limit that was asked for.
+    pub(crate) fn target(&self) -> u32 {
+        self.target.load(Ordering::Relaxed)
     }
 
     pub(crate) fn used(&self) -> u32 {
@@ -121,9 +133,9 @@ impl Pool {
         self.limit().saturating_sub(self.used())
     }
 
-    /// More pages are in use than may be.
+    /// The limit is still on its way down.
     pub(crate) fn is_over(&self) -> bool {
-        self.used() > self.limit()
+        self.limit() > self.target()
     }
 
     /// Takes a page, leaving at least `keep` free.
@@ -161,5 +173,10 @@ impl Pool {
         page.next.store(self.free.load(Ordering::Relaxed), Ordering::Relaxed);
         self.free.store(number, Ordering::Relaxed);
         self.used.store(self.used().saturating_sub(1), Ordering::Relaxed);
+        let given = self.given.load(Ordering::Relaxed).wrapping_add(1);
+        self.given.store(given, Ordering::Relaxed);
+        if self.is_over() && given % 2 == 0 {
+            self.limit.store(self.limit() - 1, Ordering::Relaxed);
+        }
     }
 }

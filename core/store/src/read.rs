@@ -2,6 +2,7 @@
 //! proves unchanged. A hit leaves a mark in the line; no locked instruction is executed.
 
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::Lane;
 use crate::pages::Use;
@@ -335,7 +336,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(place.line.mark(place.slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            self.store.unlink(&place, 0);
+            self.unlink(&place, 0, Event::Dropped);
             self.count(Count::Reclaimed);
         }
     }

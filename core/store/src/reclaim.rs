@@ -8,6 +8,7 @@
 //! Work comes in steps of a few records, paid for by the requests that take memory. One worker at a time evicts.
 
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
 use crate::log::{Body, Lane, Need};
@@ -31,8 +32,10 @@ const COMPACTION_SAMPLE: u32 = 16;
 /// Main spares less strictly after this many pages in a row of which nearly everything was spared.
 const SPARED_PAGES: u32 = 4;
 
-/// Times a page is begun again before it is given up.
+/// Times a page is begun again before another is tried.
 const RESCANS_MAX: u32 = 64;
+/// Words that one step frees, about: large items go one by one.
+const WORDS_PER_STEP: u64 = 4096;
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +77,9 @@ pub(crate) struct Reclaim {
 
 /// What becomes of a record.
 enum Fate {
-    /// It is not linked (any more): evicted, or dead before, or staged by a worker and not linked yet.
-    Gone,
+    /// It is not linked (any more): evicted, with so many words freed, or dead before, or staged by a worker and not
+    /// linked yet.
+    Gone(u64),
     Moved(u32),
     /// It changed meanwhile: look at it again.
     Again,
@@ -93,36 +97,48 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     #[cold]
-    fn pay(&mut self, _words: u32) {
-        let _ = self.reclaim(RECORDS_PER_REQUEST);
+    fn pay(&mut self, words: u32) {
+        if !self.store.free_returned_chunks() {
+            let _ = self.reclaim(RECORDS_PER_REQUEST, 2 * u64::from(words));
+        }
     }
 
     /// Evicts until a page is free beyond the reserve.
     #[cold]
     pub(crate) fn reclaim_page(&mut self) -> Result<(), Refused> {
-        let enough = |store: &Store<'_>| store.pool.free() > RESERVE;
-        self.reclaim_until(enough)
+        self.reclaim_until(|store| store.pool.free() > RESERVE)
     }
 
     /// Evicts until `enough`, in a bounded number of steps.
     pub(crate) fn reclaim_until(&mut self, enough: impl Fn(&Store<'_>) -> bool) -> Result<(), Refused> {
-        /// More than any page has records, over 64 a step, times the passes that main may spare.
-        const STEPS_MAX: u32 = 1 << 14;
-        for _ in 0..STEPS_MAX {
-            if enough(self.store) {
-                return Ok(());
+        /// More than all records of a few pages, eight a step.
+        const STEPS_MAX: u32 = 1 << 15;
+        /// Times that another worker's eviction is waited for.
+        const WAITS_MAX: u32 = 1 << 20;
+        let (mut steps, mut waits) = (0, 0);
+        while !enough(self.store) {
+            // What large items have left behind is memory already; only then does something else have to go.
+            if self.store.free_returned_chunks() {
+                continue;
             }
-            match self.reclaim(64) {
-                Step::Stuck => break,
-                Step::Busy => (self.store.relax)(),
-                Step::Freed | Step::Worked => {}
+            match self.reclaim(8, WORDS_PER_STEP) {
+                _ if enough(self.store) => break,
+                Step::Stuck => return Err(Refused::OutOfMemory),
+                Step::Busy => {
+                    waits += 1;
+                    (self.store.relax)();
+                }
+                Step::Freed | Step::Worked => steps += 1,
+            }
+            if steps >= STEPS_MAX || waits >= WAITS_MAX {
+                return Err(Refused::OutOfMemory);
             }
         }
-        if enough(self.store) { Ok(()) } else { Err(Refused::OutOfMemory) }
+        Ok(())
     }
 
-    /// Looks at up to `records` records of the page that is being emptied.
-    pub(crate) fn reclaim(&mut self, records: u32) -> Step {
+    /// Looks at up to `records` records of the page that is being emptied, fewer if `words` words are freed before.
+    pub(crate) fn reclaim(&mut self, records: u32, words: u64) -> Step {
         let store = self.store;
         let Some(_guard) = store.reclaim.lock.try_lock() else { return Step::Busy };
         let state = &store.reclaim;
@@ -132,7 +148,11 @@ impl<'s, 'r> Worker<'s, 'r> {
         let number = state.page.load(Ordering::Relaxed);
         let Some(page) = store.page(number) else { return Step::Stuck };
         let mut at = state.at.load(Ordering::Relaxed);
+        let mut freed_words = 0;
         for _ in 0..records {
+            if freed_words > words {
+                break;
+            }
             if at >= page.filled.load(Ordering::Acquire) {
                 return self.finish(number, page);
             }
@@ -140,7 +160,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             let first = store.region.load_acquire(offset);
             if !item::is_dead(first) {
                 match self.decide(page, offset) {
-                    Fate::Gone => {}
+                    Fate::Gone(words) => freed_words += words,
                     Fate::Moved(words) => {
                         state.moved_words.fetch_add(words, Ordering::Relaxed);
                     }
@@ -161,35 +181,42 @@ impl<'s, 'r> Worker<'s, 'r> {
     fn pick(&mut self) -> bool {
         let store = self.store;
         let state = &store.reclaim;
-        let (number, mode) = if let Some(number) = store.sparse_page() {
-            (number, Mode::Compact)
-        } else if store.evict {
-            let (small, main) = (store.queues[0].pages(), store.queues[1].pages());
-            let small_first = small * SMALL_SHARE > small + main;
-            let order = if small_first { [Lane::Small, Lane::Main] } else { [Lane::Main, Lane::Small] };
-            let exhausted = state.exhausted.load(Ordering::Relaxed);
-            let open = order.into_iter().find_map(|lane| {
-                let held = store.queues[lane as usize].hold(store.pages, store.relax);
-                held.oldest_closed().or_else(|| {
-                    held.newest().map(|(number, _)| number).filter(|_| exhausted & 1 << lane as u32 == 0)
-                })
-            });
-            match open {
-                Some(number) => (number, Mode::Evict),
-                None => {
-                    state.exhausted.store(0, Ordering::Relaxed);
-                    return false;
-                }
-            }
-        } else {
-            return false;
+        let found = match store.sparse_page() {
+            Some(number) => Some((number, Mode::Compact)),
+            None if store.evict => self.pick_oldest().map(|number| (number, Mode::Evict)),
+            None => None,
         };
+        let Some((number, mode)) = found else { return false };
         state.page.store(number, Ordering::Relaxed);
         state.at.store(0, Ordering::Relaxed);
         state.mode.store(mode as u32, Ordering::Relaxed);
         state.moved_words.store(0, Ordering::Relaxed);
         state.rescans.store(0, Ordering::Relaxed);
         true
+    }
+
+    /// The oldest page of the queue that is over its share, or else of the other. Pages that are still being filled come
+    /// last: emptying one frees no page, but the chunks of large items.
+    fn pick_oldest(&self) -> Option<u32> {
+        let store = self.store;
+        let (small, main) = (store.queues[0].pages(), store.queues[1].pages());
+        let small_first = small * SMALL_SHARE > small + main;
+        let order = if small_first { [Lane::Small, Lane::Main] } else { [Lane::Main, Lane::Small] };
+        let hold = |lane: Lane| store.queues[lane as usize].hold(store.pages, store.relax);
+        if let Some(number) = order.into_iter().find_map(|lane| hold(lane).oldest_closed()) {
+            return Some(number);
+        }
+        let exhausted = store.reclaim.exhausted.load(Ordering::Relaxed);
+        let newest = |lane: Lane| {
+            let held = hold(lane);
+            held.newest().filter(|(_, page)| page.live_words.load(Ordering::Relaxed) != 0).map(|(number, _)| number)
+        };
+        let fresh = order.into_iter().filter(|&lane| exhausted & 1 << lane as u32 == 0).find_map(newest);
+        if fresh.is_none() {
+            // Once more from their fronts: something was linked since, or was spared and may now go.
+            store.reclaim.exhausted.store(0, Ordering::Relaxed);
+        }
+        fresh.or_else(|| order.into_iter().find_map(newest))
     }
 
     /// The end of the page is reached: frees it, unless someone still fills it or unlinks from it.
@@ -212,10 +239,12 @@ impl<'s, 'r> Worker<'s, 'r> {
                 state.page.store(number, Ordering::Relaxed);
                 state.at.store(0, Ordering::Relaxed);
             } else {
-                // The count of live words is wrong. A page that is never used again does no harm.
+                // Whoever unlinks from it does not get to run: later, then.
                 held.remove(number);
-                self.count(Count::Corrupt);
+                held.push(number);
             }
+            drop(held);
+            (store.relax)();
             return Step::Worked;
         }
         held.remove(number);
@@ -232,7 +261,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Evicts or moves the record at `offset`.
     fn decide(&mut self, page: &Page, offset: u64) -> Fate {
         let store = self.store;
-        let Some(hash) = store.hash_at(offset) else { return Fate::Gone };
+        let Some(hash) = store.hash_at(offset) else { return Fate::Gone(0) };
         let hint = store.find_offset(hash, offset);
         let access = hint.map_or(Access::NONE, |(_, line, slot)| Access(line.mark(slot)));
         let head = Head::decode(store.region.head(offset));
@@ -267,7 +296,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     fn evict(&mut self, hash: u64, offset: u64, lane: Lane, why: Count) -> Fate {
         let store = self.store;
         let _guard = store.lock_stripe(hash);
-        let Some((number, line, slot)) = store.find_offset(hash, offset) else { return Fate::Gone };
+        let Some((number, line, slot)) = store.find_offset(hash, offset) else { return Fate::Gone(0) };
         let head = Head::decode(store.region.head(offset));
         let access = Access(line.mark(slot));
         if why == Count::Evictions && !access.fetched() {
@@ -280,16 +309,21 @@ impl<'s, 'r> Worker<'s, 'r> {
             self.count(Count::ExpiredUnfetched);
         }
         let ghost = if lane == Lane::Small && why == Count::Evictions { index::ghost(hash) } else { 0 };
-        store.unlink(&Place { number, line, slot, offset, head }, ghost);
+        let words = store.item_bytes(offset, &head) / 8;
+        let event = if why == Count::Evictions { Event::Evicted } else { Event::Dropped };
+        self.unlink(&Place { number, line, slot, offset, head }, ghost, event);
         self.count(why);
-        Fate::Gone
+        Fate::Gone(words)
     }
 
     /// Copies the record to the young end of `lane`, first without the lock, then checks that it is still the same.
     fn move_record(&mut self, hash: u64, offset: u64, lane: Lane, access: Access) -> Fate {
         let store = self.store;
-        let words = store.region.head(offset);
-        let head = Head::decode(words);
+        // A writer may be at work on it in place: what is copied is validated like any read.
+        let Some((_, line, _)) = store.find_offset(hash, offset) else { return Fate::Gone(0) };
+        let state = line.begin_read();
+        let identity = store.identity(offset);
+        let head = Head::decode(store.region.head(offset));
         let mut key = core::mem::take(&mut self.key_scratch);
         let key_len = usize::from(head.key_len);
         let copied =
@@ -307,11 +341,15 @@ impl<'s, 'r> Worker<'s, 'r> {
         };
         self.key_scratch = key;
         let Some(staged) = staged else {
-            return if item::is_dead(store.region.load(offset)) { Fate::Gone } else { Fate::NoRoom };
+            return if item::is_dead(store.region.load(offset)) { Fate::Gone(0) } else { Fate::NoRoom };
         };
+        if state.is_odd() || !line.unchanged(state) {
+            return Fate::Again;
+        }
         let _guard = store.lock_stripe(hash);
-        let Some((_, line, slot)) = store.find_offset(hash, offset) else { return Fate::Gone };
-        if store.region.head(offset) != words {
+        let Some((_, line, slot)) = store.find_offset(hash, offset) else { return Fate::Gone(0) };
+        // Whatever changes a value draws a new stamp: with the same metadata, what was copied is what is there.
+        if store.identity(offset) != identity {
             return Fate::Again;
         }
         let entry = line.entry(slot);

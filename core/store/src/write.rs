@@ -4,9 +4,10 @@
 //! condition that the line has not changed since; otherwise it starts over.
 
 use crate::access::Access;
+use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::{Body, Lane, Need, Staged};
-use crate::read::{Epoch, Miss, Place, Try};
+use crate::read::{Miss, Place, Try};
 use crate::{
     Condition, Deleted, Expiry, Item, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Store, Stored,
     Worker,
@@ -23,8 +24,30 @@ const IN_PLACE_WORDS_MAX: u32 = 128;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expect {
     Wire(Condition),
-    /// The line at this number is in this state, so that nothing that was read under it has changed.
-    Unchanged(u64, State),
+    /// The key still maps to this record with this metadata. Whatever changes a value draws a new stamp, so
+    /// nothing that was read of the item has changed.
+    Same { offset: u64, words: [u64; item::HEAD_WORDS] },
+}
+
+/// An item as a read-modify-write found it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read<'r> {
+    pub(crate) place: Place<'r>,
+    /// The line's state before it was read.
+    pub(crate) state: State,
+    words: [u64; item::HEAD_WORDS],
+}
+
+impl Read<'_> {
+    /// The key still maps to what was read. The stripe is locked.
+    pub(crate) fn is_current(&self, store: &Store<'_>, found: Option<&Place<'_>>) -> bool {
+        found.is_some_and(|place| place.offset == self.place.offset && store.identity(place.offset) == self.words)
+    }
+
+    /// What a commit that follows from it expects.
+    pub(crate) fn expect(&self) -> Expect {
+        Expect::Same { offset: self.place.offset, words: self.words }
+    }
 }
 
 /// What commit found.
@@ -34,7 +57,7 @@ pub(crate) enum Committed {
         cas: u64,
     },
     Refused(Stored),
-    /// `Expect::Unchanged` did not hold: read again.
+    /// `Expect::Same` did not hold: read again.
     Changed,
 }
 
@@ -108,13 +131,15 @@ impl<'s, 'r> Worker<'s, 'r> {
         let store = self.store;
         let epoch = store.epoch(self.now_s);
         let guard = store.lock_stripe(key.hash);
-        if let Expect::Unchanged(number, state) = expect
-            && store.region.line(number).is_none_or(|line| line.state() != state)
-        {
-            return Ok(Committed::Changed);
-        }
         let found = store.find_locked(key);
         let dead = found.as_ref().and_then(|place| epoch.judge(&place.head));
+        if let Expect::Same { offset, words } = expect {
+            let same = found.as_ref().is_some_and(|place| place.offset == offset && store.identity(offset) == words);
+            // What was flushed meanwhile must not come back with a newer stamp.
+            if !same || dead.is_some() {
+                return Ok(Committed::Changed);
+            }
+        }
         let live = found.as_ref().filter(|_| dead.is_none());
         if let Expect::Wire(condition) = expect
             && let Some(refused) = refuses(condition, live.map(|place| &place.head))
@@ -165,6 +190,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Puts the staged record in the place of an old one of the same key. The stripe is locked.
     fn replace(&mut self, place: &Place<'r>, staged: &Staged, fresh: bool) {
         let store = self.store;
+        self.note_replaced(place.offset, &place.head, staged);
         let large = (place.head.options | staged.head.options) & option::LARGE != 0;
         if place.head.words() == staged.words && staged.words <= IN_PLACE_WORDS_MAX && !large {
             let change = place.line.open();
@@ -227,25 +253,18 @@ impl<'s, 'r> Worker<'s, 'r> {
         mut change: impl for<'x> FnMut(&Item<'_>, &'x mut [u8]) -> Result<Rewrite<'x>, T>,
     ) -> Rewritten<T> {
         loop {
-            let epoch = self.store.epoch(self.now_s);
-            let (place, state) = match self.read_for_rewrite(key, epoch) {
-                Ok(found) => found,
-                Err(()) => return Rewritten::NotFound,
-            };
-            let words = self.store.region.rest_of_page(place.offset);
-            let access = Access(place.line.mark(place.slot));
-            let item = Item { words, head: place.head, access, now_s: self.now_s };
-            let rewrite = change(&item, scratch);
-            if !place.line.unchanged(state) {
+            let Some(read) = self.read_for_rewrite(key) else { return Rewritten::NotFound };
+            let rewrite = change(&self.item_at(&read.place), scratch);
+            if !read.place.line.unchanged(read.state) {
                 continue;
             }
             let rewrite = match rewrite {
                 Ok(rewrite) => rewrite,
                 Err(reason) => return Rewritten::Declined(reason),
             };
-            match self.rewrite_once(key, &place, state, &rewrite) {
+            match self.rewrite_once(key, &read, &rewrite) {
                 Ok(Committed::Done { cas }) => return Rewritten::Done { cas },
-                Ok(_) => continue,
+                Ok(_) => {}
                 Err(refused) => {
                     self.count(Count::OutOfMemory);
                     return Rewritten::Refused(refused);
@@ -254,28 +273,37 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
     }
 
-    pub(crate) fn read_for_rewrite(&mut self, key: &Key<'_>, epoch: Epoch) -> Result<(Place<'r>, State), ()> {
-        loop {
-            match self.store.try_read(key, epoch, |_, place, state| (*place, state)) {
-                Try::Hit(found) => return Ok(found),
-                Try::Miss(Miss::Absent) => return Err(()),
+    /// The item at a place, for a reader that validates it.
+    pub(crate) fn item_at(&self, place: &Place<'r>) -> Item<'r> {
+        let words = self.store.region.rest_of_page(place.offset);
+        Item { words, head: place.head, access: Access(place.line.mark(place.slot)), now_s: self.now_s }
+    }
+
+    /// Finds the live item, and what a commit compares.
+    pub(crate) fn read_for_rewrite(&mut self, key: &Key<'_>) -> Option<Read<'r>> {
+        /// Tries before the stripe's lock is taken to find the item.
+        const TRIES: usize = 64;
+        let epoch = self.store.epoch(self.now_s);
+        let read = |place: &Place<'r>, state| Read { place: *place, state, words: self.store.identity(place.offset) };
+        for _ in 0..TRIES {
+            match self.store.try_read(key, epoch, |_, place, state| read(place, state)) {
+                Try::Hit(read) => return Some(read),
+                Try::Miss(Miss::Absent) => return None,
                 Try::Miss(_) => {
                     // Buries it, and counts it, as a get would.
                     self.get(key, crate::Mark::None, |_| ());
-                    return Err(());
+                    return None;
                 }
                 Try::Torn => (self.store.relax)(),
             }
         }
+        let _guard = self.store.lock_stripe(key.hash);
+        let place = self.store.find_locked(key)?;
+        epoch.judge(&place.head).is_none().then(|| read(&place, place.line.state()))
     }
 
-    fn rewrite_once(
-        &mut self,
-        key: &Key<'_>,
-        place: &Place<'r>,
-        state: State,
-        rewrite: &Rewrite<'_>,
-    ) -> Result<Committed, Refused> {
+    fn rewrite_once(&mut self, key: &Key<'_>, read: &Read<'r>, rewrite: &Rewrite<'_>) -> Result<Committed, Refused> {
+        let place = &read.place;
         let mut head = place.head;
         head.expiry = rewrite.expiry.unwrap_or(Expiry(head.expiry)).0;
         head.flags = rewrite.flags.unwrap_or(head.flags);
@@ -296,10 +324,14 @@ impl<'s, 'r> Worker<'s, 'r> {
             }
         }
         let kept = if rewrite.keep { place.head.value_len as usize } else { 0 };
+        let value_len = rewrite.before.len() + kept + rewrite.after.len();
         let unchanged_value = rewrite.keep && rewrite.before.is_empty() && rewrite.after.is_empty();
-        let outgrows = rewrite.before.len() + kept + rewrite.after.len() > self.store.inline_value_bytes_max;
+        if !unchanged_value && !self.store.fits(key.bytes.len(), value_len as u64) {
+            return Err(Refused::TooLarge);
+        }
+        let outgrows = value_len > self.store.inline_value_bytes_max;
         if !unchanged_value && (outgrows || (rewrite.keep && place.head.has(option::LARGE))) {
-            return self.rewrite_large(key, place, state, head, rewrite);
+            return self.rewrite_large(key, read, head, rewrite);
         }
         if !rewrite.keep {
             head.options &= !option::LARGE;
@@ -313,7 +345,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         };
         self.pace(head.words());
         let staged = self.stage(lane, head, &body, Need::Request)?;
-        let committed = self.commit(key, staged, Expect::Unchanged(place.number, state))?;
+        let committed = self.commit(key, staged, read.expect())?;
         if matches!(committed, Committed::Done { .. }) && rewrite.cas != RewriteCas::Keep {
             self.count(Count::TotalItems);
         }
@@ -328,13 +360,13 @@ impl<'s, 'r> Worker<'s, 'r> {
         if epoch.judge(&place.head).is_some() {
             self.count(Count::Reclaimed);
             self.count_unfetched(&place);
-            self.store.unlink(&place, 0);
+            self.unlink(&place, 0, Event::Dropped);
             return Deleted::NotFound;
         }
         if cas.is_some_and(|cas| cas != place.head.cas) {
             return Deleted::Exists;
         }
-        self.store.unlink(&place, 0);
+        self.unlink(&place, 0, Event::Dropped);
         Deleted::Deleted
     }
 
@@ -367,6 +399,35 @@ pub(crate) fn flush_stamp(at: u64) -> u64 {
     (at << item::SEQUENCE_BITS).wrapping_sub(1)
 }
 
+impl<'r> Worker<'_, 'r> {
+    /// Takes the entry out of the index, leaving `ghost` (0: none) in its slot, and drops its record. The stripe is locked.
+    pub(crate) fn unlink(&self, place: &Place<'r>, ghost: u32, event: Event) {
+        self.note(place.offset, &place.head, event);
+        let ghost = if place.line.entry(place.slot).away { 0 } else { ghost };
+        let change = place.line.open();
+        change.clear(place.slot, ghost);
+        change.close();
+        self.store.drop_record(place.offset, &place.head, None);
+        self.store.account(place.number, 0, place.head.words());
+    }
+
+    /// Notes in the statistics of size classes what happens to a record.
+    pub(crate) fn note(&self, offset: u64, head: &Head, event: Event) {
+        let bytes = self.store.item_bytes(offset, head);
+        self.counts.classes.note(self.store.class_of(bytes), bytes, event);
+    }
+
+    /// Notes that the record at `old` gives way to a staged one.
+    fn note_replaced(&self, old: u64, old_head: &Head, staged: &Staged) {
+        let (before, after) =
+            (self.store.item_bytes(old, old_head), self.store.item_bytes(staged.offset, &staged.head));
+        if before != after {
+            self.counts.classes.note(self.store.class_of(before), before, Event::Dropped);
+            self.counts.classes.note(self.store.class_of(after), after, Event::Linked);
+        }
+    }
+}
+
 /// What the wire's condition says against storing, if anything.
 fn refuses(condition: Condition, live: Option<&Head>) -> Option<Stored> {
     match (condition, live) {
@@ -378,6 +439,16 @@ fn refuses(condition: Condition, live: Option<&Head>) -> Option<Stored> {
 }
 
 impl<'r> Store<'r> {
+    /// What tells a record from any other that was or will be at this offset: its metadata, stamp included.
+    pub(crate) fn identity(&self, offset: u64) -> [u64; item::HEAD_WORDS] {
+        let mut words = self.region.head(offset);
+        let len = item::record_words(words[0]) as usize;
+        for word in words.iter_mut().skip(len) {
+            *word = 0;
+        }
+        words
+    }
+
     pub(crate) fn lane_of(&self, offset: u64) -> Lane {
         match self.page_of(offset).map(|page| page.used_for()) {
             Some(crate::pages::Use::Main) => Lane::Main,
@@ -407,17 +478,8 @@ impl<'r> Store<'r> {
         }
         self.region.store_release(offset, item::dead(head.first_word()));
         if let Some(page) = self.page_of(offset) {
-            page.live_words.fetch_sub(head.words(), Ordering::Relaxed);
+            // After the mark above: who sees the count at 0 may reuse the page.
+            page.live_words.fetch_sub(head.words(), Ordering::Release);
         }
-    }
-
-    /// Takes the entry out of the index, leaving `ghost` (0: none) in its slot, and drops its record. The stripe is locked.
-    pub(crate) fn unlink(&self, place: &Place<'r>, ghost: u32) {
-        let ghost = if place.line.entry(place.slot).away { 0 } else { ghost };
-        let change = place.line.open();
-        change.clear(place.slot, ghost);
-        change.close();
-        self.drop_record(place.offset, &place.head, None);
-        self.account(place.number, 0, place.head.words());
     }
 }

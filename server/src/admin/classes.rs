@@ -6,6 +6,7 @@
 use super::stat;
 use crate::options::Options;
 use crate::shared::Shared;
+use unbuckle_store::ClassGauges;
 
 /// What memcached's item takes beside key, value and flags.
 const ITEM_HEADER_BYTES: u32 = 48;
@@ -41,37 +42,85 @@ impl Classes {
     }
 }
 
-/// What is known of one class.
-#[derive(Clone, Copy, Debug, Default)]
-struct ClassCounts {
-    items: u64,
-}
+/// What `stats items` says of queues, crawls and retries by class: nothing here is kept by class but number, size
+/// and evictions, so these are 0, for tools that look for the names.
+const ITEMS_ZERO: [&str; 16] = [
+    "outofmemory",
+    "tailrepairs",
+    "reclaimed",
+    "expired_unfetched",
+    "evicted_unfetched",
+    "evicted_active",
+    "crawler_reclaimed",
+    "crawler_items_checked",
+    "lrutail_reflocked",
+    "moves_to_cold",
+    "moves_to_warm",
+    "moves_within_lru",
+    "direct_reclaims",
+    "hits_to_hot",
+    "hits_to_warm",
+    "hits_to_cold",
+];
+/// Likewise of `stats slabs`: requests are counted for all sizes together.
+const SLABS_ZERO: [&str; 9] = [
+    "free_chunks_end",
+    "get_hits",
+    "cmd_set",
+    "delete_hits",
+    "incr_hits",
+    "decr_hits",
+    "cas_hits",
+    "cas_badval",
+    "touch_hits",
+];
 
-/// The store does not count by class yet.
-fn counts(_shared: &Shared<'_>, _class: usize) -> ClassCounts {
-    ClassCounts::default()
+/// The classes that hold items, with their chunk sizes and what the store counted.
+fn held<'s>(shared: &'s Shared<'_>) -> impl Iterator<Item = (usize, u32, ClassGauges)> + 's {
+    let classes = shared.classes.iter();
+    classes
+        .map(|(class, bytes)| (class, bytes, shared.store.class(class - 1)))
+        .filter(|(_, _, class)| class.items > 0)
 }
 
 pub(super) fn items(shared: &Shared<'_>, reply: &mut Vec<u8>) {
-    for (class, _) in shared.classes.iter() {
-        let counts = counts(shared, class);
-        if counts.items > 0 {
-            stat(reply, &format!("items:{class}:number"), counts.items);
+    for (class, _, gauges) in held(shared) {
+        let mut say = |name: &str, value: u64| stat(reply, &format!("items:{class}:{name}"), value);
+        say("number", gauges.items);
+        say("number_hot", 0);
+        say("number_warm", 0);
+        say("number_cold", gauges.items);
+        say("age_hot", 0);
+        say("age_warm", 0);
+        say("age", 0);
+        say("mem_requested", gauges.bytes);
+        say("evicted", gauges.evictions);
+        say("evicted_nonzero", 0);
+        say("evicted_time", 0);
+        for name in ITEMS_ZERO {
+            say(name, 0);
         }
+        say("hits_to_temp", 0);
     }
 }
 
 pub(super) fn slabs(shared: &Shared<'_>, reply: &mut Vec<u8>) {
-    let mut active = 0;
-    for (class, chunk_bytes) in shared.classes.iter() {
-        let counts = counts(shared, class);
-        if counts.items == 0 {
-            continue;
-        }
+    let mut active = 0u64;
+    for (class, chunk_bytes, gauges) in held(shared) {
         active += 1;
-        stat(reply, &format!("{class}:chunk_size"), chunk_bytes);
-        stat(reply, &format!("{class}:chunks_per_page"), PAGE_BYTES / chunk_bytes.max(1));
-        stat(reply, &format!("{class}:used_chunks"), counts.items);
+        // As many pages as memcached would need at least: here no page belongs to a class.
+        let chunks_per_page = u64::from(PAGE_BYTES / chunk_bytes.max(1)).max(1);
+        let pages = gauges.items.div_ceil(chunks_per_page);
+        let mut say = |name: &str, value: u64| stat(reply, &format!("{class}:{name}"), value);
+        say("chunk_size", u64::from(chunk_bytes));
+        say("chunks_per_page", chunks_per_page);
+        say("total_pages", pages);
+        say("total_chunks", pages * chunks_per_page);
+        say("used_chunks", gauges.items);
+        say("free_chunks", pages * chunks_per_page - gauges.items);
+        for name in SLABS_ZERO {
+            say(name, 0);
+        }
     }
     let gauges = shared.store.gauges();
     stat(reply, "active_slabs", active);

@@ -63,8 +63,13 @@ impl Memory {
     /// When the store can't be made.
     #[must_use]
     pub fn store(&self) -> Store<'_> {
-        let parts =
-            Parts { words: &self.words, pages: &self.pages, stripes: &self.stripes, workers: &self.workers };
+        let parts = Parts {
+            words: &self.words,
+            pages: &self.pages,
+            stripes: &self.stripes,
+            workers: &self.workers,
+            classes: &[],
+        };
         Store::new(parts, &self.options).expect("a usable store")
     }
 }

@@ -33,6 +33,7 @@ pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
         pages: leak(pages, Page::default),
         stripes: leak(STRIPES, Stripe::default),
         workers: leak(workers, WorkerCounts::default),
+        classes: &[128, 1024, 16384],
     };
     Box::leak(Box::new(Store::new(parts, options).expect("a usable store")))
 }
