@@ -63,7 +63,8 @@ impl<'s, 'r> Worker<'s, 'r> {
             }
             self.rested_s = self.now_s;
         }
-        let over = self.store.pool.is_over() && self.reclaim(RECORDS_PER_STEP, u64::MAX) != crate::reclaim::Step::Stuck;
+        let over = self.store.pool.is_over()
+            && self.reclaim(RECORDS_PER_STEP, u64::MAX) != crate::reclaim::Step::Stuck;
         let chains = self.store.free_returned_chunks();
         let crawled = self.crawl();
         let swept = self.sweep();

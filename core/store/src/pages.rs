@@ -175,7 +175,7 @@ impl Pool {
         self.used.store(self.used().saturating_sub(1), Ordering::Relaxed);
         let given = self.given.load(Ordering::Relaxed).wrapping_add(1);
         self.given.store(given, Ordering::Relaxed);
-        if self.is_over() && given % 2 == 0 {
+        if self.is_over() && given.is_multiple_of(2) {
             self.limit.store(self.limit() - 1, Ordering::Relaxed);
         }
     }

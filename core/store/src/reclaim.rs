@@ -209,7 +209,9 @@ impl<'s, 'r> Worker<'s, 'r> {
         let exhausted = store.reclaim.exhausted.load(Ordering::Relaxed);
         let newest = |lane: Lane| {
             let held = hold(lane);
-            held.newest().filter(|(_, page)| page.live_words.load(Ordering::Relaxed) != 0).map(|(number, _)| number)
+            held.newest()
+                .filter(|(_, page)| page.live_words.load(Ordering::Relaxed) != 0)
+                .map(|(number, _)| number)
         };
         let fresh = order.into_iter().filter(|&lane| exhausted & 1 << lane as u32 == 0).find_map(newest);
         if fresh.is_none() {

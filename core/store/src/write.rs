@@ -26,7 +26,10 @@ pub(crate) enum Expect {
     Wire(Condition),
     /// The key still maps to this record with this metadata. Whatever changes a value draws a new stamp, so
     /// nothing that was read of the item has changed.
-    Same { offset: u64, words: [u64; item::HEAD_WORDS] },
+    Same {
+        offset: u64,
+        words: [u64; item::HEAD_WORDS],
+    },
 }
 
 /// An item as a read-modify-write found it.
@@ -41,7 +44,9 @@ pub(crate) struct Read<'r> {
 impl Read<'_> {
     /// The key still maps to what was read. The stripe is locked.
     pub(crate) fn is_current(&self, store: &Store<'_>, found: Option<&Place<'_>>) -> bool {
-        found.is_some_and(|place| place.offset == self.place.offset && store.identity(place.offset) == self.words)
+        found.is_some_and(|place| {
+            place.offset == self.place.offset && store.identity(place.offset) == self.words
+        })
     }
 
     /// What a commit that follows from it expects.
@@ -134,7 +139,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         let found = store.find_locked(key);
         let dead = found.as_ref().and_then(|place| epoch.judge(&place.head));
         if let Expect::Same { offset, words } = expect {
-            let same = found.as_ref().is_some_and(|place| place.offset == offset && store.identity(offset) == words);
+            let same =
+                found.as_ref().is_some_and(|place| place.offset == offset && store.identity(offset) == words);
             // What was flushed meanwhile must not come back with a newer stamp.
             if !same || dead.is_some() {
                 return Ok(Committed::Changed);
@@ -284,7 +290,11 @@ impl<'s, 'r> Worker<'s, 'r> {
         /// Tries before the stripe's lock is taken to find the item.
         const TRIES: usize = 64;
         let epoch = self.store.epoch(self.now_s);
-        let read = |place: &Place<'r>, state| Read { place: *place, state, words: self.store.identity(place.offset) };
+        let read = |place: &Place<'r>, state| Read {
+            place: *place,
+            state,
+            words: self.store.identity(place.offset),
+        };
         for _ in 0..TRIES {
             match self.store.try_read(key, epoch, |_, place, state| read(place, state)) {
                 Try::Hit(read) => return Some(read),
@@ -302,7 +312,12 @@ impl<'s, 'r> Worker<'s, 'r> {
         epoch.judge(&place.head).is_none().then(|| read(&place, place.line.state()))
     }
 
-    fn rewrite_once(&mut self, key: &Key<'_>, read: &Read<'r>, rewrite: &Rewrite<'_>) -> Result<Committed, Refused> {
+    fn rewrite_once(
+        &mut self,
+        key: &Key<'_>,
+        read: &Read<'r>,
+        rewrite: &Rewrite<'_>,
+    ) -> Result<Committed, Refused> {
         let place = &read.place;
         let mut head = place.head;
         head.expiry = rewrite.expiry.unwrap_or(Expiry(head.expiry)).0;
