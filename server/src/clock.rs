@@ -19,7 +19,7 @@ pub struct Clock {
     /// CLOCK_BOOTTIME when the count was 0.
     made: Timespec,
     made_unix_s: u64,
-    /// Moved by tests only.
+    /// How far `debugtime` has moved it, with `--debug-time`.
     shift_s: AtomicI64,
 }
 
@@ -44,6 +44,11 @@ impl Clock {
         let now = rustix::time::clock_gettime(ClockId::Boottime);
         let whole = now.tv_sec - self.made.tv_sec - i64::from(now.tv_nsec < self.made.tv_nsec);
         u32::try_from(whole + self.shift_s.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+
+    /// Moves the clock ahead, for tests. Workers see it with the next request that they read.
+    pub fn advance(&self, by_s: u32) {
+        self.shift_s.fetch_add(i64::from(by_s), Ordering::Relaxed);
     }
 
     /// Wall time as clients see it: it follows this clock, not what the wall clock was set to meanwhile.
@@ -79,6 +84,16 @@ mod tests {
         let clock = Clock::start();
         assert!(clock.now_s() >= SECONDS_BEFORE_START);
         assert_eq!(clock.uptime_s(), clock.now_s() - SECONDS_BEFORE_START);
+    }
+
+    #[test]
+    fn the_clock_can_be_moved() {
+        let clock = Clock::start();
+        let (now_s, unix_s) = (clock.now_s(), clock.unix_s());
+        clock.advance(100_000);
+        assert!(clock.now_s() >= now_s + 100_000 && clock.unix_s() >= unix_s + 100_000);
+        clock.advance(u32::MAX);
+        assert_eq!(clock.now_s(), u32::MAX);
     }
 
     #[test]

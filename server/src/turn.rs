@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::ops::Range;
 use unbuckle_engine::{Engine, INPUT_BYTES_MIN, Next, OUTPUT_BYTES_MIN, Output};
+use unbuckle_wire::text::{Framing, LINE_BYTES_MAX, UNFINISHED_BYTES_MAX, frame};
 
 /// Holds the longest request that is waited for, and a read behind it.
 const INPUT_BYTES: usize = INPUT_BYTES_MIN + (64 << 10);
@@ -117,6 +118,14 @@ impl<'s, 'r> Server<'s, 'r> {
         self.engine.now_set(now_s, self.shared.clock.made_unix_s());
     }
 
+    /// After something has been read: where clients may move the clock, they have perhaps just done so on another thread.
+    #[inline]
+    pub(crate) fn follow_moved_clock(&mut self) {
+        if self.shared.options.debug_time {
+            self.now_set(self.shared.clock.now_s());
+        }
+    }
+
     /// Gives `connection` its turn. `alone`: no other connection is known to wait.
     pub(crate) fn turn(&mut self, connection: &mut Connection<'s>, alone: bool) -> Turn {
         if connection.stalled {
@@ -138,7 +147,7 @@ impl<'s, 'r> Server<'s, 'r> {
                 if !connection.readable {
                     break;
                 }
-                match self.receive(connection, &mut filled) {
+                match self.receive_line(connection, &mut filled) {
                     Received::Bytes => {}
                     Received::Nothing => break,
                     Received::End => return Turn::Close,
@@ -172,6 +181,25 @@ impl<'s, 'r> Server<'s, 'r> {
         } else if filled.bytes >= LONG_LINE_BYTES {
             connection.peeking = !self.input[..filled.bytes].contains(&b'\n');
         }
+    }
+
+    /// As [`Server::receive`]; but where the engine would close the connection for a line without an end, and it is our
+    /// own small read that has cut the line, the rest is read first.
+    fn receive_line(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
+        let received = self.receive(connection, filled);
+        while matches!(received, Received::Bytes)
+            && connection.readable
+            && connection.session.is_idle()
+            && (UNFINISHED_BYTES_MAX..LINE_BYTES_MAX).contains(&filled.bytes)
+            && matches!(frame(&self.input[..filled.bytes]), Framing::Overlong)
+        {
+            match self.receive(connection, filled) {
+                Received::Bytes => {}
+                Received::Nothing => break,
+                Received::End => return Received::End,
+            }
+        }
+        received
     }
 
     /// Reads behind the first `filled` bytes of the input buffer, or looks at what is to be read.
@@ -234,6 +262,7 @@ impl<'s, 'r> Server<'s, 'r> {
         filled: &mut Filled,
         allowance: &mut Allowance,
     ) -> Step {
+        self.follow_moved_clock();
         let mut start = 0;
         let step = self.serve_from(connection, &mut start, filled.bytes, allowance);
         if start == 0 {
@@ -356,6 +385,7 @@ impl<'s, 'r> Server<'s, 'r> {
         if outcome == admin::Outcome::Close {
             return Step::Close;
         }
+        self.follow_moved_clock();
         if let Some(place) = self.output.get_mut(*written..*written + reply.len()) {
             place.copy_from_slice(&reply);
             *written += reply.len();

@@ -3,7 +3,7 @@
 use crate::transcript::Transport;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,7 +157,7 @@ impl Server {
                 bail!("the server ended at its start with {status}: {}", self.errors_text());
             }
             let listening = match &self.address {
-                Address::Port(address) => TcpStream::connect(address).is_ok(),
+                Address::Port(address) => is_listening(self.child.id(), address.port()),
                 Address::Path(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
             };
             if listening {
@@ -195,6 +195,29 @@ impl Drop for Server {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Whether this very process listens on the port. A connection would prove less: it may reach another process that got
+/// the port first, or, where nobody listens, itself.
+fn is_listening(process: u32, port: u16) -> bool {
+    const LISTENING: &str = "0A";
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let wanted = format!(":{port:04X}");
+    let socket = table.lines().skip(1).find_map(|row| {
+        let columns: Vec<&str> = row.split_whitespace().collect();
+        match columns[..] {
+            [_, local, _, LISTENING, _, _, _, _, _, inode, ..] if local.ends_with(&wanted) => {
+                Some(format!("socket:[{inode}]"))
+            }
+            _ => None,
+        }
+    });
+    let files = std::fs::read_dir(format!("/proc/{process}/fd"));
+    socket.zip(files.ok()).is_some_and(|(socket, files)| {
+        files
+            .flatten()
+            .any(|file| std::fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()))
+    })
 }
 
 /// A port that nobody has bound a moment ago, and that was not given to another server of this process.

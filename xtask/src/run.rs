@@ -43,6 +43,16 @@ pub(crate) fn captured(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
+/// As [`captured`], for a program that speaks on its standard error.
+pub(crate) fn captured_errors(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {}", text_of(command)))?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        bail!("`{}` ended with {}:\n{}", text_of(command), output.status, last_lines(&text, 25));
+    }
+    Ok(text)
+}
+
 pub(crate) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")

@@ -60,6 +60,17 @@ pub(super) fn memory_limit(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static
     }
 }
 
+/// Moves the clock of all workers ahead, where `--debug-time` allows it.
+pub(super) fn debug_time(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
+    match arguments.first().and_then(|word| number(word)) {
+        Some(seconds) => {
+            shared.clock.advance(seconds);
+            OK
+        }
+        None => ERROR,
+    }
+}
+
 /// A decimal that may have a sign.
 fn signed(word: &[u8]) -> Option<i64> {
     std::str::from_utf8(word).ok()?.parse().ok()

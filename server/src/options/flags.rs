@@ -53,6 +53,7 @@ pub(super) enum Id {
     MemoryFile,
     Tls,
     Extended,
+    DebugTime,
     NapiIds,
 }
 
@@ -190,6 +191,13 @@ pub(super) static FLAGS: &[Flag] = &[
          maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>;\n\
          the others are accepted and named on standard error",
     ),
+    Flag {
+        id: Id::DebugTime,
+        short: None,
+        long: Some("debug-time"),
+        takes: Nothing,
+        help: "for tests: a client may move the server's clock ahead with \"debugtime <seconds>\"",
+    },
 ];
 
 /// Known to memcached, not served: each is recognised so that it gets a clear answer. Not in the help text.

@@ -98,6 +98,8 @@ pub struct Options {
     pub flush_enabled: bool,
     pub dump_enabled: bool,
     pub watch_enabled: bool,
+    /// Clients may move the clock.
+    pub debug_time: bool,
     pub extended: Extended,
     /// Lines for standard error: what was accepted without effect.
     pub notes: Vec<String>,
@@ -137,6 +139,7 @@ impl Default for Options {
             flush_enabled: true,
             dump_enabled: true,
             watch_enabled: true,
+            debug_time: false,
             extended: Extended::default(),
             notes: Vec::new(),
         }
@@ -311,6 +314,7 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::DisableFlushAll => options.flush_enabled = false,
         Id::DisableDumping => options.dump_enabled = false,
         Id::DisableWatch => options.watch_enabled = false,
+        Id::DebugTime => options.debug_time = true,
         Id::Extended => options.extended.apply(value, &mut options.notes)?,
         Id::Sasl | Id::AuthFile => {
             return Err(Refusal::usage(

@@ -124,6 +124,7 @@ impl Replies {
         let mut session = Session::default();
         let mut rest = payload;
         while !rest.is_empty() {
+            server.follow_moved_clock();
             if self.arena.len() - self.filled < OUTPUT_BYTES_MIN {
                 self.send(socket, server);
             }
