@@ -80,6 +80,7 @@ fn write(worker: &mut Worker<'_, '_>, number: u64, bytes: &[u8]) -> bool {
         cas: None,
         stale: false,
         win_token_sent: false,
+        key_binary: false,
     };
     if bytes.len() <= worker.inline_value_bytes_max() {
         return matches!(worker.set(&key, &item, Condition::Always), Ok(Stored::Stored { .. }));
