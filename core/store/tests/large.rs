@@ -15,6 +15,7 @@ fn write(worker: &mut Worker<'_, '_>, key: &[u8], len: usize) -> Result<Stored, 
         cas: None,
         stale: false,
         win_token_sent: false,
+        key_binary: false,
     };
     let mut upload = worker.begin_upload(key.bytes().len(), len as u64)?;
     let piece = [b'x'; 16 << 10];

@@ -14,7 +14,7 @@ use unbuckle_store::{
 };
 
 fn item(value: &[u8], expiry: Expiry) -> NewItem<'_> {
-    NewItem { flags: 7, expiry, value, cas: None, stale: false, win_token_sent: false }
+    NewItem { flags: 7, expiry, value, cas: None, stale: false, win_token_sent: false, key_binary: false }
 }
 
 /// `len` bytes that say `number` throughout.
