@@ -57,10 +57,11 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// One bounded step of background work. True if there is more to do now.
     pub fn maintain(&mut self) -> bool {
         if self.rested_s != self.now_s {
-            // A worker that has stored nothing for a second holds no page back from eviction.
+            // No page is held back from eviction for long: not by an idle worker, nor by a span that fills slowly.
             if !core::mem::take(&mut self.stored_since) {
                 self.rest();
             }
+            self.close_old_spans();
             self.rested_s = self.now_s;
         }
         let over = self.store.pool.is_over()

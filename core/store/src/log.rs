@@ -136,6 +136,16 @@ impl<'s, 'r> Worker<'s, 'r> {
         true
     }
 
+    /// Lets go of the spans in pages that are not the newest any more.
+    pub(crate) fn close_old_spans(&mut self) {
+        for index in 0..SPANS {
+            let page = self.spans.get(index).and_then(|span| self.store.page(span.page));
+            if page.is_some_and(|page| page.next.load(Ordering::Relaxed) != NONE) {
+                self.close_span(index);
+            }
+        }
+    }
+
     /// Lets go of a span; what is left of it stays a filler.
     pub(crate) fn close_span(&mut self, index: usize) {
         let span = self.spans.get_mut(index).map(core::mem::take).unwrap_or_default();

@@ -121,6 +121,8 @@ fn eviction_and_expiry() {
     for number in 0..160u64 {
         let len = if number % 16 == 0 { 12_000 } else { 6_000 };
         write(&mut worker, &number.to_le_bytes(), &value(number, len), Expiry::NEVER);
+        // A page that a worker still fills is not evicted from.
+        worker.rest();
         // What is used is moved rather than evicted.
         let used = (number % 2).to_le_bytes();
         if number % 8 < 2
