@@ -1,8 +1,8 @@
 //! The store in few steps, for miri, which looks at every access: `cargo +nightly miri test -p unbuckle-store --test miri`.
 //!
 //! A store of the smallest size, so that eviction begins after a hundred records. Covered: inline and large values,
-//! overwriting in place and by moving, rewriting, deletion, pins, expiry, eviction with moved records, and two threads at
-//! one key. Not covered: a growing or shrinking index, and a moved limit (loom, shuttle and the model see those).
+//! overwriting in place and by moving, rewriting, deletion, pins, expiry, eviction, and two threads at
+//! one key. Not covered: moved records, a growing or shrinking index, a moved limit (shuttle and the model see those).
 
 mod support;
 use unbuckle_store as crate_under_test;
@@ -124,15 +124,15 @@ fn eviction_and_expiry() {
         // A page that a worker still fills is not evicted from.
         worker.rest();
         // What is used is moved rather than evicted.
-        let used = (number % 2).to_le_bytes();
-        if number % 8 < 2
-            && let Some(seen) = read(&mut worker, &used)
+        let used = number / 16 % 4;
+        if number % 4 == 3
+            && let Some(seen) = read(&mut worker, &used.to_le_bytes())
         {
-            assert_eq!(seen, value(number % 2, seen.len()));
+            assert_eq!(seen, value(used, seen.len()));
         }
     }
     let counts = store.counts();
-    assert!(counts.evictions > 0 && counts.relocated > 0 && counts.corrupt == 0, "{counts:?}");
+    assert!(counts.evictions > 0 && counts.corrupt == 0, "{counts:?}");
     worker.now_set(21);
     assert_eq!(read(&mut worker, b"short-lived"), None);
     worker.flush(None);
