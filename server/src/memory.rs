@@ -67,7 +67,8 @@ pub(crate) fn store(options: &Options, classes: &Classes, seed: [u64; 2]) -> Res
         let megabytes = options.memory_bytes >> 20;
         Refusal::new(exit::FAILURE, format!("cannot make a cache of {megabytes} MB (-m): {error}"))
     };
-    let wishes = Wishes { huge_pages: options.huge_pages };
+    // Lookups are two jumps into this memory: small pages would add a walk of the page table to each.
+    let wishes = Wishes { huge_pages: true };
     let page_bytes = 1u64 << unbuckle_store::page_bytes_log2(options.memory_bytes);
     let pages = options.memory_bytes.max(physical_bytes()).div_ceil(page_bytes);
     let words = reserve(to_count(pages * page_bytes / 8), wishes).map_err(|error| refuse(&error))?;

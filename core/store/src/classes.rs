@@ -17,10 +17,14 @@ pub struct ClassGauges {
     pub bytes: u64,
     /// Items evicted so far.
     pub evictions: u64,
+    /// Of these, the ones that would have expired some day.
+    pub evictions_of_expiring: u64,
+    /// Items whose memory was reused because they had expired or been flushed.
+    pub reclaimed: u64,
 }
 
 #[derive(Debug)]
-struct Slot([AtomicU64; 3]);
+struct Slot([AtomicU64; 5]);
 
 /// One worker's sums. Differences: only the sum over all workers means anything.
 #[derive(Debug)]
@@ -37,14 +41,22 @@ impl Default for ClassCounts {
 pub(crate) enum Event {
     Linked,
     Dropped,
-    Evicted,
+    /// Alive, with or without an expiry to come.
+    Evicted {
+        expiring: bool,
+    },
+    /// Expired or flushed.
+    Reclaimed,
 }
 
 impl ClassCounts {
     /// Only the owner calls this.
     #[inline]
     pub(crate) fn note(&self, class: usize, bytes: u64, event: Event) {
-        let Some(Slot([items, total, evictions])) = self.0.get(class) else { return };
+        let Some(Slot([items, total, evictions, evictions_of_expiring, reclaimed])) = self.0.get(class)
+        else {
+            return;
+        };
         let change = |sum: &AtomicU64, by: u64| {
             sum.store(sum.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
         };
@@ -55,8 +67,13 @@ impl ClassCounts {
             change(items, 1u64.wrapping_neg());
             change(total, bytes.wrapping_neg());
         }
-        if event == Event::Evicted {
-            change(evictions, 1);
+        match event {
+            Event::Linked | Event::Dropped => {}
+            Event::Evicted { expiring } => {
+                change(evictions, 1);
+                change(evictions_of_expiring, u64::from(expiring));
+            }
+            Event::Reclaimed => change(reclaimed, 1),
         }
     }
 }
@@ -87,6 +104,12 @@ impl Store<'_> {
             let slots = self.workers.iter().filter_map(|worker| worker.classes.0.get(class));
             slots.fold(0u64, |sum, slot| sum.wrapping_add(value(slot)))
         };
-        ClassGauges { items: sum(0), bytes: sum(1), evictions: sum(2) }
+        ClassGauges {
+            items: sum(0),
+            bytes: sum(1),
+            evictions: sum(2),
+            evictions_of_expiring: sum(3),
+            reclaimed: sum(4),
+        }
     }
 }

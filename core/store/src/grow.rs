@@ -159,7 +159,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// An entry for which no line has room.
     fn evict_homeless(&mut self, number: u64, offset: u64) {
         let head = Head::decode(self.store.region.head(offset));
-        self.note(offset, &head, Event::Evicted);
+        self.note(offset, &head, Event::Evicted { expiring: head.expiry != 0 });
         self.store.drop_record(offset, &head, None);
         self.store.account(number, 0, head.words());
         self.count(Count::IndexEvictions);

@@ -121,7 +121,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         if let Some((_, number, line, slot)) = coldest {
             let offset = line.entry(slot).offset;
             let head = Head::decode(self.store.region.head(offset));
-            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Evicted);
+            let event = Event::Evicted { expiring: head.expiry != 0 };
+            self.unlink(&Place { number, line, slot, offset, head }, 0, event);
             self.count(Count::IndexEvictions);
             self.count(Count::Evictions);
         }

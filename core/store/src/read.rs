@@ -85,6 +85,9 @@ impl<'r> Store<'r> {
             if entry.extra != extra {
                 continue;
             }
+            // The record's next lines come while its first is waited for.
+            self.region.prefetch(entry.offset.wrapping_add(8));
+            self.region.prefetch(entry.offset.wrapping_add(16));
             let head = Head::decode(self.region.head(entry.offset));
             if usize::from(head.key_len) == key.bytes.len()
                 && !head.has(option::DEAD)
@@ -336,7 +339,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(place.line.mark(place.slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            self.unlink(&place, 0, Event::Dropped);
+            self.unlink(&place, 0, Event::Reclaimed);
             self.count(Count::Reclaimed);
         }
     }

@@ -318,7 +318,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         let ghost = if lane == Lane::Small && why == Count::Evictions { index::ghost(hash) } else { 0 };
         let words = store.item_bytes(offset, &head) / 8;
-        let event = if why == Count::Evictions { Event::Evicted } else { Event::Dropped };
+        let evicted = Event::Evicted { expiring: head.expiry != 0 };
+        let event = if why == Count::Evictions { evicted } else { Event::Reclaimed };
         self.unlink(&Place { number, line, slot, offset, head }, ghost, event);
         self.count(why);
         Fate::Gone(words)

@@ -170,6 +170,7 @@ impl<'s, 'r> Worker<'s, 'r> {
                     Expect::Wire(_) => Some(Access(place.line.mark(place.slot)).stored_over()),
                     Expect::Same { .. } => None,
                 };
+                self.note_replaced(place.offset, &place.head, &staged, dead.is_some());
                 self.replace(place, &staged, access);
             }
             None => {
@@ -203,7 +204,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// stripe is locked.
     fn replace(&mut self, place: &Place<'r>, staged: &Staged, access: Option<Access>) {
         let store = self.store;
-        self.note_replaced(place.offset, &place.head, staged);
+
         let large = (place.head.options | staged.head.options) & option::LARGE != 0;
         if place.head.words() == staged.words && staged.words <= IN_PLACE_WORDS_MAX && !large {
             let change = place.line.open();
@@ -382,7 +383,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         if epoch.judge(&place.head).is_some() {
             self.count(Count::Reclaimed);
             self.count_unfetched(&place);
-            self.unlink(&place, 0, Event::Dropped);
+            self.unlink(&place, 0, Event::Reclaimed);
             return Deleted::NotFound;
         }
         if cas.is_some_and(|cas| cas != place.head.cas) {
@@ -439,12 +440,13 @@ impl<'r> Worker<'_, 'r> {
         self.counts.classes.note(self.store.class_of(bytes), bytes, event);
     }
 
-    /// Notes that the record at `old` gives way to a staged one.
-    fn note_replaced(&self, old: u64, old_head: &Head, staged: &Staged) {
+    /// Notes that the record at `old`, dead or alive, gives way to a staged one.
+    fn note_replaced(&self, old: u64, old_head: &Head, staged: &Staged, dead: bool) {
         let (before, after) =
             (self.store.item_bytes(old, old_head), self.store.item_bytes(staged.offset, &staged.head));
-        if before != after {
-            self.counts.classes.note(self.store.class_of(before), before, Event::Dropped);
+        if before != after || dead {
+            let event = if dead { Event::Reclaimed } else { Event::Dropped };
+            self.counts.classes.note(self.store.class_of(before), before, event);
             self.counts.classes.note(self.store.class_of(after), after, Event::Linked);
         }
     }

@@ -42,12 +42,9 @@ impl Classes {
     }
 }
 
-/// What `stats items` says of queues, crawls and retries by class: nothing here is kept by class but number, size
-/// and evictions, so these are 0, for tools that look for the names.
-const ITEMS_ZERO: [&str; 16] = [
-    "outofmemory",
-    "tailrepairs",
-    "reclaimed",
+/// What `stats items` says of queues, crawls and retries by class: nothing here is kept by class but number,
+/// size, evictions and reclaims, so these are 0, for tools that look for the names.
+const ITEMS_ZERO: [&str; 14] = [
     "expired_unfetched",
     "evicted_unfetched",
     "evicted_active",
@@ -61,6 +58,7 @@ const ITEMS_ZERO: [&str; 16] = [
     "hits_to_hot",
     "hits_to_warm",
     "hits_to_cold",
+    "hits_to_temp",
 ];
 /// Likewise of `stats slabs`: requests are counted for all sizes together.
 const SLABS_ZERO: [&str; 9] = [
@@ -95,12 +93,14 @@ pub(super) fn items(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         say("age", 0);
         say("mem_requested", gauges.bytes);
         say("evicted", gauges.evictions);
-        say("evicted_nonzero", 0);
+        say("evicted_nonzero", gauges.evictions_of_expiring);
         say("evicted_time", 0);
+        say("outofmemory", 0);
+        say("tailrepairs", 0);
+        say("reclaimed", gauges.reclaimed);
         for name in ITEMS_ZERO {
             say(name, 0);
         }
-        say("hits_to_temp", 0);
     }
 }
 

@@ -83,7 +83,6 @@ pub struct Options {
     pub connections_max: u32,
     pub backlog: i32,
     pub lock_memory: bool,
-    pub huge_pages: bool,
     pub verbosity: u32,
     pub growth_factor: f64,
     /// Key, value and flags that the smallest size class holds.
@@ -125,7 +124,6 @@ impl Default for Options {
             connections_max: 1024,
             backlog: 1024,
             lock_memory: false,
-            huge_pages: false,
             verbosity: 0,
             growth_factor: 1.25,
             chunk_bytes_min: 48,
@@ -291,7 +289,8 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
                 )?;
         }
         Id::SizeMin => options.chunk_bytes_min = positive(value, "the smallest chunk (-n)", 1 << 20)? as u32,
-        Id::LargePages => options.huge_pages = true,
+        // Large pages are asked for anyway.
+        Id::LargePages => {}
         Id::PrefixDelimiter => {
             options.prefix_delimiter = value
                 .chars()
