@@ -81,7 +81,7 @@ fn fuzz_corpora() -> Vec<Outcome> {
         );
         Ok(())
     };
-    ["wire_text", "engine_classic"]
+    ["wire_text", "wire_meta", "engine_classic", "engine_meta"]
         .into_iter()
         .map(|name| Outcome::new(format!("fuzz target {name} replays its corpus"), replay(name)))
         .collect()

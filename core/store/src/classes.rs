@@ -19,7 +19,7 @@ pub struct ClassGauges {
     pub evictions: u64,
     /// Of these, the ones that would have expired some day.
     pub evictions_of_expiring: u64,
-    /// Items whose memory was reused because they had expired or been flushed.
+    /// Items removed because they had expired or been flushed, whoever found them: a request, eviction, the crawler.
     pub reclaimed: u64,
 }
 

@@ -166,7 +166,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(line.mark(slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Dropped);
+            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Reclaimed);
             self.count(Count::CrawlerReclaimed);
         }
     }
