@@ -70,9 +70,16 @@ pub(crate) fn store(options: &Options, classes: &Classes, seed: [u64; 2]) -> Res
     // Lookups are two jumps into this memory: small pages would add a walk of the page table to each.
     let wishes = Wishes { huge_pages: true };
     let page_bytes = 1u64 << unbuckle_store::page_bytes_log2(options.memory_bytes);
-    let pages = options.memory_bytes.max(physical_bytes()).div_ceil(page_bytes);
-    let words = reserve(to_count(pages * page_bytes / 8), wishes).map_err(|error| refuse(&error))?;
-    let pages = reserve(to_count(pages), Wishes::default()).map_err(|error| refuse(&error))?;
+    let reserve_both = |bytes: u64| {
+        let pages = bytes.div_ceil(page_bytes);
+        let words = reserve(to_count(pages * page_bytes / 8), wishes)?;
+        Ok((words, reserve(to_count(pages), Wishes::default())?))
+    };
+    // Where address space is rationed, the limit can't be raised later.
+    let reserved = reserve_both(options.memory_bytes.max(physical_bytes()));
+    let (words, pages) = reserved
+        .or_else(|_: io::Errno| reserve_both(options.memory_bytes))
+        .map_err(|error| refuse(&error))?;
     let stripes = Vec::leak(std::iter::repeat_with(Stripe::default).take(STRIPES).collect());
     let workers = Vec::leak(std::iter::repeat_with(WorkerCounts::default).take(options.threads).collect());
     let classes = Vec::leak(classes.iter().map(|(_, bytes)| bytes).collect());
