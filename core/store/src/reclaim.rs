@@ -19,8 +19,9 @@ use unbuckle_layout::item::{self, Head};
 use unbuckle_layout::sync::{AtomicU32, Ordering};
 use unbuckle_layout::{bytes, index};
 
-/// Uses that let an item move from the small queue to main.
-const PROMOTION_USES: u8 = 2;
+/// Uses that let an item move from the small queue to main. (The paper asks for two; one costs more moves, and fewer
+/// misses on both clusters that were measured.)
+const PROMOTION_USES: u8 = 1;
 /// The small queue's share of the log: one part in this many.
 const SMALL_SHARE: u32 = 10;
 /// Free pages beyond the reserve below which requests pay for eviction as they go.
