@@ -123,12 +123,6 @@ impl<'r> Region<'r> {
             prefetch(core::ptr::from_ref(word).cast());
         }
     }
-
-    /// Plain bytes of `len` words at `at`, for memory that a pin or a lock holds still.
-    #[inline]
-    pub fn word_count(&self) -> usize {
-        self.words.len()
-    }
 }
 
 const _: () = assert!(LINE_BYTES == LINE_WORDS * 8);

@@ -171,7 +171,7 @@ impl<'s, 'r> Worker<'s, 'r> {
 mod tests {
     use super::*;
     use crate::support::{options, store};
-    use crate::{Condition, Expiry, NewItem, Store};
+    use crate::{Condition, NewItem, Store};
 
     /// Every entry stands in one of its own lines, under the flag that a reader needs to go on to it.
     fn check(store: &Store<'_>, when: u64) {
@@ -196,15 +196,7 @@ mod tests {
     fn most_entries_are_at_home() {
         let store = store(&options(64 << 20), 1);
         let mut worker = store.worker(0).unwrap();
-        let item = NewItem {
-            flags: 0,
-            expiry: Expiry::NEVER,
-            value: b"",
-            cas: None,
-            stale: false,
-            win_token_sent: false,
-            key_binary: false,
-        };
+        let item = NewItem::plain(b"");
         for i in 1..=800_000u64 {
             let key = i.to_le_bytes();
             let key = worker.key(&key).unwrap();
@@ -225,15 +217,7 @@ mod tests {
     fn entries_stay_within_reach() {
         let store = store(&options(16 << 20), 1);
         let mut worker = store.worker(0).unwrap();
-        let item = NewItem {
-            flags: 0,
-            expiry: Expiry::NEVER,
-            value: b"",
-            cas: None,
-            stale: false,
-            win_token_sent: false,
-            key_binary: false,
-        };
+        let item = NewItem::plain(b"");
         for i in 0..40_000u64 {
             let key = i.to_le_bytes();
             let key = worker.key(&key).unwrap();

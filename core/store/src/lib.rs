@@ -541,6 +541,15 @@ pub struct NewItem<'a> {
     pub key_binary: bool,
 }
 
+impl<'a> NewItem<'a> {
+    /// A value and nothing else: no flags, no expiry, the next CAS.
+    #[must_use]
+    pub fn plain(value: &'a [u8]) -> NewItem<'a> {
+        let (flags, expiry, cas) = (0, Expiry::NEVER, None);
+        NewItem { flags, expiry, value, cas, stale: false, win_token_sent: false, key_binary: false }
+    }
+}
+
 /// How [`Worker::rewrite`] changes an item: the new value is `before`, the old value if `keep`, `after`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewrite<'a> {

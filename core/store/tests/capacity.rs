@@ -4,20 +4,12 @@ mod support;
 
 use support::{Random, options, store};
 use unbuckle_store as crate_under_test;
-use unbuckle_store::{Condition, Expiry, Mark, NewItem, Worker};
+use unbuckle_store::{Condition, Mark, NewItem, Worker};
 
 fn set(worker: &mut Worker<'_, '_>, number: u64, key_len: usize, value: &[u8]) {
     let key = name(number, key_len);
     let key = worker.key(&key).unwrap();
-    let item = NewItem {
-        flags: 0,
-        expiry: Expiry::NEVER,
-        value,
-        cas: None,
-        stale: false,
-        win_token_sent: false,
-        key_binary: false,
-    };
+    let item = NewItem::plain(value);
     worker.set(&key, &item, Condition::Always).unwrap();
 }
 

@@ -4,19 +4,11 @@ mod support;
 use unbuckle_store as crate_under_test;
 
 use support::{options, store};
-use unbuckle_store::{Condition, Expiry, NewItem, Refused, Stored, Worker};
+use unbuckle_store::{Condition, NewItem, Refused, Stored, Worker};
 
 fn write(worker: &mut Worker<'_, '_>, key: &[u8], len: usize) -> Result<Stored, Refused> {
     let key = worker.key(key).unwrap();
-    let item = NewItem {
-        flags: 0,
-        expiry: Expiry::NEVER,
-        value: &[],
-        cas: None,
-        stale: false,
-        win_token_sent: false,
-        key_binary: false,
-    };
+    let item = NewItem::plain(&[]);
     let mut upload = worker.begin_upload(key.bytes().len(), len as u64)?;
     let piece = [b'x'; 16 << 10];
     while upload.remaining() > 0 {

@@ -11,9 +11,7 @@ use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 use support::{options, store};
 use unbuckle_store as crate_under_test;
-use unbuckle_store::{
-    Condition, Expiry, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker,
-};
+use unbuckle_store::{Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
 
 const SCHEDULES: usize = 40;
 
@@ -30,15 +28,7 @@ fn small() -> Options {
 }
 
 fn item(value: &[u8]) -> NewItem<'_> {
-    NewItem {
-        flags: 0,
-        expiry: Expiry::NEVER,
-        value,
-        cas: None,
-        stale: false,
-        win_token_sent: false,
-        key_binary: false,
-    }
+    NewItem::plain(value)
 }
 
 /// `len` bytes that say `sequence` throughout.

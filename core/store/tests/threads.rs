@@ -73,15 +73,7 @@ fn read(worker: &mut Worker<'_, '_>, number: u64) -> Option<u64> {
 fn write(worker: &mut Worker<'_, '_>, number: u64, bytes: &[u8]) -> bool {
     let name = number.to_le_bytes();
     let key = worker.key(&name).unwrap();
-    let item = NewItem {
-        flags: 0,
-        expiry: Expiry::NEVER,
-        value: bytes,
-        cas: None,
-        stale: false,
-        win_token_sent: false,
-        key_binary: false,
-    };
+    let item = NewItem::plain(bytes);
     if bytes.len() <= worker.inline_value_bytes_max() {
         return matches!(worker.set(&key, &item, Condition::Always), Ok(Stored::Stored { .. }));
     }
