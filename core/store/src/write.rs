@@ -44,9 +44,7 @@ pub(crate) struct Read<'r> {
 impl Read<'_> {
     /// The key still maps to what was read. The stripe is locked.
     pub(crate) fn is_current(&self, store: &Store<'_>, found: Option<&Place<'_>>) -> bool {
-        found.is_some_and(|place| {
-            place.offset == self.place.offset && store.identity(place.offset) == self.words
-        })
+        store.is_record(found, self.place.offset, self.words)
     }
 
     /// What a commit that follows from it expects.
@@ -140,8 +138,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let found = store.find_locked(key);
         let dead = found.as_ref().and_then(|place| epoch.judge(&place.head));
         if let Expect::Same { offset, words } = expect {
-            let same =
-                found.as_ref().is_some_and(|place| place.offset == offset && store.identity(offset) == words);
+            let same = store.is_record(found.as_ref(), offset, words);
             // What was flushed meanwhile must not come back with a newer stamp.
             if !same || dead.is_some() {
                 return Ok(Committed::Changed);
@@ -471,6 +468,11 @@ impl<'r> Store<'r> {
             *word = 0;
         }
         words
+    }
+
+    /// The entry that was found names the record at `offset`, and that is still the one with this identity.
+    fn is_record(&self, found: Option<&Place<'_>>, offset: u64, identity: [u64; item::HEAD_WORDS]) -> bool {
+        found.is_some_and(|place| place.offset == offset) && self.identity(offset) == identity
     }
 
     pub(crate) fn lane_of(&self, offset: u64) -> Lane {
