@@ -188,6 +188,7 @@ fn floor_arguments(command: &mut Command, port: u16, settings: &Settings) {
     command.args(["--port", &port.to_string()]);
     command.args(["--request-bytes", &settings.canned.request_bytes.to_string()]);
     command.args(["--reply-bytes", &settings.canned.reply_bytes.to_string()]);
+    command.args(["--threads", &settings.threads.to_string()]);
     if settings.udp {
         command.arg("--udp");
     }

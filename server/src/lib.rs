@@ -11,6 +11,7 @@
 
 mod acceptor;
 mod admin;
+mod ahead;
 mod buffers;
 pub mod clock;
 mod connection;

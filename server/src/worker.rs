@@ -5,6 +5,7 @@
 //! and hold no lock while they serve.
 
 use crate::acceptor::Acceptor;
+use crate::ahead;
 use crate::buffers::Exhausted;
 use crate::connection::{Connection, Table, Token};
 use crate::roster::{Entry, State, lock};
@@ -113,8 +114,13 @@ impl<'s, 'r> Worker<'s, 'r> {
                 Err(error) => return Err(error),
             }
             let waiting = events.len() + self.queue.len();
-            for event in &events {
-                self.handle(*event, waiting <= 1);
+            for batch in events.chunks(ahead::PLACES) {
+                if batch.len() > 1 {
+                    self.read_ahead(batch);
+                }
+                for event in batch {
+                    self.handle(*event, waiting <= 1);
+                }
             }
             self.serve_queue();
             if self.maintain_more {
@@ -123,6 +129,23 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         self.end();
         Ok(())
+    }
+
+    /// Receives what connections at rest have sent, and asks for the memory that it will take to answer.
+    fn read_ahead(&mut self, batch: &[Event]) {
+        let read_ahead = &mut self.server.read_ahead;
+        read_ahead.begin();
+        for event in batch {
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data & OWN == 0
+                && flags == EventFlags::IN
+                && let Some(connection) = self.connections.get_mut(Token::from_bits(data))
+                && connection.is_at_rest()
+            {
+                read_ahead.receive(connection);
+            }
+        }
+        read_ahead.anticipate(&self.server.engine);
     }
 
     fn handle(&mut self, event: Event, alone: bool) {

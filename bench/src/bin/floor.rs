@@ -7,6 +7,7 @@ use unbuckle_bench::floor::{Canned, serve_tcp, serve_udp};
 fn main() -> Result<()> {
     use lexopt::prelude::*;
     let (mut port, mut udp, mut canned) = (0u16, false, Canned { request_bytes: 38, reply_bytes: 149 });
+    let mut threads = 1;
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -14,8 +15,9 @@ fn main() -> Result<()> {
             Short('u') | Long("udp") => udp = true,
             Long("request-bytes") => canned.request_bytes = parser.value()?.parse()?,
             Long("reply-bytes") => canned.reply_bytes = parser.value()?.parse()?,
+            Short('t') | Long("threads") => threads = parser.value()?.parse()?,
             Short('h') | Long("help") => {
-                println!("floor [--udp] [--port PORT] [--request-bytes N] [--reply-bytes N]");
+                println!("floor [--udp] [--port PORT] [--request-bytes N] [--reply-bytes N] [--threads N]");
                 return Ok(());
             }
             other => return Err(other.unexpected().into()),
@@ -26,5 +28,5 @@ fn main() -> Result<()> {
         return serve_udp(&socket, canned.reply_bytes);
     }
     let listener = TcpListener::bind(("127.0.0.1", port)).context("binding the TCP port")?;
-    serve_tcp(&listener, canned)
+    serve_tcp(&listener, canned, threads)
 }

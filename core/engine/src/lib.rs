@@ -39,6 +39,9 @@ pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
 /// Unconsumed input that a door must be able to hold: the longest line that is waited for, or a line and an inline value.
 pub const INPUT_BYTES_MIN: usize = unbuckle_wire::text::STREAM_BYTES_MIN;
 
+/// Inputs that [`Engine::anticipate`] looks at.
+pub const ANTICIPATED_MAX: usize = 8;
+
 /// Values that a read-modify-write reads: inline ones, with the spare word that copies need.
 const SCRATCH_BYTES: usize = (16 << 10) + 64;
 
@@ -185,6 +188,21 @@ impl<'s, 'r> Engine<'s, 'r> {
             if let ControlFlow::Break(next) = step {
                 return Served { consumed: turn.at, requests: turn.requests, next };
             }
+        }
+    }
+
+    /// A hint, given before `serve` is called for each of these inputs in turn: asks for the memory that the first
+    /// request of each will touch. The touches overlap; one by one each would be waited for.
+    pub fn anticipate<'i>(&self, inputs: impl Iterator<Item = &'i [u8]>) {
+        let mut keys = [None; ANTICIPATED_MAX];
+        for (slot, input) in keys.iter_mut().zip(inputs) {
+            *slot = unbuckle_wire::text::likely_key(input).and_then(|key| self.worker.key(key));
+            if let Some(key) = slot {
+                self.worker.prefetch_line(key);
+            }
+        }
+        for key in keys.iter().flatten() {
+            self.worker.prefetch_item(key);
         }
     }
 
