@@ -101,6 +101,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Puts a new page at the young end of the queue.
     fn add_page(&mut self, lane: Lane, number: u32) {
         let held = self.store.queues[lane as usize].hold(self.store.pages, self.store.relax);
+        self.store.note_page(number, if lane == Lane::Small { Use::Small } else { Use::Main });
         held.push(number);
     }
 

@@ -128,6 +128,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "most connections at one time (default: 1024)",
     ),
     flag(Id::LockMemory, 'k', "lock-memory", Nothing, "keep all memory from being paged out"),
+    flag(
+        Id::MemoryFile,
+        'e',
+        "memory-file",
+        Value("file"),
+        "keep the cache in this file, for the next server to go on with",
+    ),
     flag(Id::Verbose, 'v', "verbose", OptionalIgnored, "say more; -vv and -vvv say still more"),
     flag(Id::Help, 'h', "help", Nothing, "print this help"),
     flag(Id::Licence, 'i', "license", Nothing, "print the licence"),
@@ -205,7 +212,6 @@ pub(super) static UNSERVED: &[Flag] = &[
     flag(Id::Sasl, 'S', "enable-sasl", Nothing, ""),
     flag(Id::AuthFile, 'Y', "auth-file", Value("file"), ""),
     flag(Id::Tls, 'Z', "enable-ssl", Nothing, ""),
-    flag(Id::MemoryFile, 'e', "memory-file", Value("file"), ""),
     flag(Id::NapiIds, 'N', "napi-ids", Value("num"), ""),
 ];
 
