@@ -9,6 +9,7 @@
 
 #[cfg(target_arch = "bpf")]
 mod bpf;
+pub mod access;
 pub mod bytes;
 pub mod hash;
 pub mod header;

@@ -2,7 +2,7 @@
 //! renewing spill flags, giving memory back.
 
 use crate::Worker;
-use crate::access::Access;
+use unbuckle_layout::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;

@@ -5,7 +5,7 @@
 //! with the old number either finds a version that changed or computes again.
 
 use crate::Worker;
-use crate::access::Access;
+use unbuckle_layout::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::insert::Arrival;

@@ -9,7 +9,6 @@
 //! [`queue`] the memory beneath.
 #![no_std]
 
-mod access;
 mod chunks;
 mod classes;
 mod counts;
@@ -29,7 +28,7 @@ pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
 pub use pages::Page;
 
-use access::Access;
+use unbuckle_layout::access::Access;
 use lock::{Guard, Lock};
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::region::Region;

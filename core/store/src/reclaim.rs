@@ -7,7 +7,7 @@
 //!
 //! Work comes in steps of a few records, paid for by the requests that take memory. One worker at a time evicts.
 
-use crate::access::Access;
+use unbuckle_layout::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;

@@ -3,7 +3,7 @@
 //! What depends on the old value (append, incr, touch, …) reads it without a lock, stages the outcome, and commits on
 //! condition that the line has not changed since; otherwise it starts over.
 
-use crate::access::Access;
+use unbuckle_layout::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::{Body, Lane, Need, Staged};
