@@ -9,7 +9,6 @@
 //! [`queue`] the memory beneath, [`adopt`] and [`repair`] what a store before this one has left in it.
 #![no_std]
 
-mod access;
 mod adopt;
 mod chunks;
 mod classes;
@@ -32,8 +31,8 @@ pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
 pub use pages::Page;
 
-use access::Access;
 use lock::{Guard, Lock};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::region::Region;
 use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};
