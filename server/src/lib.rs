@@ -6,6 +6,7 @@
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
+//! - `fastpath/` gets that are answered in the kernel
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //!
 //! What items are, and how requests are read, is in the core crates.
@@ -16,6 +17,7 @@ mod ahead;
 mod buffers;
 pub mod clock;
 mod connection;
+pub mod fastpath;
 mod limits;
 mod listen;
 pub mod memory;
@@ -32,6 +34,7 @@ use acceptor::Acceptor;
 use admin::Classes;
 use buffers::Budget;
 use clock::Clock;
+use fastpath::FastPath;
 use listen::Listening;
 use options::{Command, Options, Refusal, exit};
 use roster::{Entry, Roster, State};
@@ -75,7 +78,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     for note in &options.notes {
         say(note);
     }
-    prepare_process(&options)?;
+    let fast_path = prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let listening = listen::open(&options)?;
     if options.daemon {
@@ -91,7 +94,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals);
+    let served = serve(options, fast_path, &listening, &signals);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -103,12 +106,15 @@ fn failure(what: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal::new(exit::OS_ERROR, format!("{what}: {error}"))
 }
 
-fn prepare_process(options: &Options) -> Result<(), Refusal> {
+/// What must be done before privileges are dropped, and dropping them.
+fn prepare_process(options: &Options) -> Result<Option<FastPath>, Refusal> {
     if options.core_dumps {
         limits::raise_core_files()?;
     }
     limits::raise_open_files(options)?;
-    limits::drop_privileges(options, &mut |line| say(&line))
+    let fast_path = fastpath::prepare(options, &mut |line| say(line))?;
+    limits::drop_privileges(options, &mut |line| say(&line))?;
+    Ok(fast_path)
 }
 
 fn write_pid_file(path: &std::path::Path) {
@@ -130,6 +136,7 @@ const ROSTER_ROWS_BESIDE: usize = 256;
 
 fn share<'r>(
     options: Options,
+    fast_path: Option<FastPath>,
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
@@ -155,17 +162,33 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        fast_path,
         options,
     })
 }
 
-fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
+fn serve(
+    options: Options,
+    fast_path: Option<FastPath>,
+    listening: &Listening,
+    signals: &Signals,
+) -> Result<(), Refusal> {
     let seed = seed()?;
     let classes = Classes::new(&options);
-    let (store, clock, memory_file) = memory::store(&options, &classes, seed, &mut |line| say(line))?;
+    let (store, clock, memory_file) =
+        memory::store(&options, &classes, seed, fast_path.as_ref(), &mut |line| say(line))?;
     store.crawler_enabled_set(options.extended.crawler);
-    let shared = share(options, store, listening, clock)?;
+    let shared = share(options, fast_path, store, listening, clock)?;
+    if let Some(fast_path) = &shared.fast_path {
+        let sockets = shared.udp_addresses.clone();
+        fast_path
+            .switch_on(sockets, &shared.options, &shared.clock, &mut |line| say(line))
+            .map_err(|error| failure("cannot switch the fast path on", error))?;
+    }
     serve_shared(&shared, listening, signals, seed[0])?;
+    if shared.fast_path.as_ref().is_some_and(FastPath::is_pinned) {
+        restart::seal_in_memory(&shared.store, &shared.clock);
+    }
     match memory_file {
         Some(file) => file.seal(&shared.store, &shared.clock),
         None => Ok(()),

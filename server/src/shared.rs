@@ -3,6 +3,7 @@
 use crate::admin::Classes;
 use crate::buffers::Budget;
 use crate::clock::Clock;
+use crate::fastpath::FastPath;
 use crate::options::Options;
 use crate::roster::{Roster, lock};
 use rustix::event::EventfdFlags;
@@ -114,6 +115,8 @@ pub(crate) struct Shared<'r> {
     pub(crate) options: Options,
     pub(crate) store: Store<'r>,
     pub(crate) clock: Clock,
+    /// Gets that are answered in the kernel.
+    pub(crate) fast_path: Option<FastPath>,
     pub(crate) classes: Classes,
     pub(crate) budget: Budget,
     pub(crate) roster: Roster,

@@ -346,6 +346,9 @@ impl<'s, 'r> Worker<'s, 'r> {
         // A timer that is not read does not start over.
         let _ = io::read(&self.ticker, &mut [0; 8]);
         self.server.now_set(self.shared.clock.now_s());
+        if let (0, Some(fast_path)) = (self.number, &self.shared.fast_path) {
+            fast_path.tick();
+        }
         let timeout_s = self.shared.options.extended.idle_timeout_s;
         if timeout_s > 0 {
             self.close_idle(timeout_s);
