@@ -8,9 +8,9 @@
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(crash)]
-pub use crashing::{AtomicU64, on_store};
-#[cfg(crash)]
 pub use core::sync::atomic::{AtomicU32, Ordering, fence};
+#[cfg(crash)]
+pub use crashing::{AtomicU64, on_store};
 
 #[cfg(target_arch = "bpf")]
 pub use crate::bpf::{AtomicU64, Ordering, fence};

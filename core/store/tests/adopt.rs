@@ -24,7 +24,8 @@ struct Filling {
     operations: u32,
 }
 
-const SMALL: Filling = Filling { limit_bytes: 1 << 20, keys: 20_000, value_bytes_max: 300, operations: 60_000 };
+const SMALL: Filling =
+    Filling { limit_bytes: 1 << 20, keys: 20_000, value_bytes_max: 300, operations: 60_000 };
 const ALL_SIZES: Filling =
     Filling { limit_bytes: 8 << 20, keys: 3000, value_bytes_max: 200_000, operations: 20_000 };
 const ROOMY: Filling =
@@ -218,7 +219,12 @@ fn the_limit_may_change() {
 }
 
 /// Flips bits of words that `choose` picks, and adopts what is left.
-fn flipped(filling: Filling, seeds: std::ops::Range<u64>, strict: bool, choose: impl Fn(&mut Random, &[AtomicU64]) -> usize) {
+fn flipped(
+    filling: Filling,
+    seeds: std::ops::Range<u64>,
+    strict: bool,
+    choose: impl Fn(&mut Random, &[AtomicU64]) -> usize,
+) {
     let left_behind = leave(filling, 10, false);
     let (mut refused, mut dropped, mut kept) = (0, 0, 0);
     for seed in seeds {

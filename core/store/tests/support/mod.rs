@@ -31,10 +31,7 @@ pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
 }
 
 /// A store, and the region that it works on.
-pub fn store_and_words(
-    options: &Options,
-    workers: usize,
-) -> (&'static Store<'static>, &'static [AtomicU64]) {
+pub fn store_and_words(options: &Options, workers: usize) -> (&'static Store<'static>, &'static [AtomicU64]) {
     let log2 = page_bytes_log2(options.limit_bytes);
     let pages = (options.limit_bytes >> log2) as usize;
     let words = zeroed(pages << (log2 - 3));
@@ -61,8 +58,7 @@ pub fn with_adopted<T>(
     let pages: Vec<Page> =
         std::iter::repeat_with(Page::default).take(words.len() >> (left.page_bytes_log2 - 3)).collect();
     let stripes: Vec<Stripe> = std::iter::repeat_with(Stripe::default).take(STRIPES).collect();
-    let workers: Vec<WorkerCounts> =
-        std::iter::repeat_with(WorkerCounts::default).take(workers).collect();
+    let workers: Vec<WorkerCounts> = std::iter::repeat_with(WorkerCounts::default).take(workers).collect();
     let parts =
         Parts { words, pages: &pages, stripes: &stripes, workers: &workers, classes: &[128, 1024, 16384] };
     let (store, adopted) = Store::adopt(parts, options, now_s)?;
