@@ -7,7 +7,7 @@
 use crate::meta;
 use crate::region::{self, Header, Place};
 use crate::reply;
-use crate::scratch::{Bytes, KEYS_MAX, PAYLOAD, Scratch};
+use crate::scratch::{Bytes, PAYLOAD, Scratch};
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason, flag};
 use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{Head, option};
@@ -196,7 +196,7 @@ fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
     }
     let mark_at = found.line_at * 8 + unbuckle_layout::line::MARKS as u64 * 8 + found.slot as u64;
     let hits = scratch.hits;
-    if let Some(mark) = scratch.marks.get_mut((hits & (KEYS_MAX - 1)) as usize) {
+    if let Some(mark) = scratch.marks.get_mut(hits as usize) {
         *mark = if new == old { 0 } else { mark_at << 8 | u64::from(new.0) };
     }
     scratch.hits = hits + 1;
