@@ -32,7 +32,7 @@ pub const ELEMENT_BYTES: usize = 1 << ELEMENT_BYTES_LOG2;
 /// Payload of a reply's datagram, frame header included: what passes any network unbroken, and what the server sends.
 pub const DATAGRAM_BYTES_MAX: usize = 1400;
 /// Local addresses that the programs can know. On a host with more, the rest is served by the daemon.
-pub const LOCALS_MAX: usize = 64;
+pub const LOCALS_MAX: usize = 32;
 /// Ranges of allowed sources of each family; likewise.
 pub const RANGES_MAX: usize = 16;
 /// Ports that UDP sockets are bound to.

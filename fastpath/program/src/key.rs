@@ -7,7 +7,7 @@
 use crate::meta;
 use crate::region::{self, Header, Place};
 use crate::reply;
-use crate::scratch::{Bytes, KEYS_MAX, PAYLOAD, Scratch};
+use crate::scratch::{Bytes, PAYLOAD, Scratch};
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason, flag};
 use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{Head, option};
@@ -143,7 +143,8 @@ struct Found {
     line_at: u64,
     state: State,
     slot: usize,
-    record: Place,
+    /// Word offset in the region.
+    record: u64,
     head: Head,
 }
 
@@ -179,7 +180,9 @@ fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
             return Err(Reason::Long);
         }
         let reply = scratch.reply.bytes();
-        copy_value(found.record, head.value_start() as u64, value_len, reply, at);
+        if unbuckle_copy_value(found.record, head.value_start() as u64, value_len, at) == 0 {
+            return Err(Reason::Internal);
+        }
         reply.store2(at + value_len, u64::from(u16::from_le_bytes(*b"\r\n")));
         scratch.filled = at + value_len + 2;
     } else if scratch.filled > PAYLOAD + DATAGRAM_BYTES_MAX as u64 {
@@ -193,7 +196,7 @@ fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
     }
     let mark_at = found.line_at * 8 + unbuckle_layout::line::MARKS as u64 * 8 + found.slot as u64;
     let hits = scratch.hits;
-    if let Some(mark) = scratch.marks.get_mut((hits & (KEYS_MAX - 1)) as usize) {
+    if let Some(mark) = scratch.marks.get_mut(hits as usize) {
         *mark = if new == old { 0 } else { mark_at << 8 | u64::from(new.0) };
     }
     scratch.hits = hits + 1;
@@ -222,8 +225,8 @@ fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
             let Some(record) = region::place(entry.offset) else { return Err(Reason::Torn) };
             let head = Head::decode([record.load(0), record.load(1), record.load(2), record.load(3)]);
             let is_item = !head.has(option::DEAD) && u64::from(head.key_len) == key_len;
-            if is_item && same_key(record, head.key_start() as u64, frame, key_at, key_len) {
-                return Ok(Found { line, line_at, state, slot, record, head });
+            if is_item && unbuckle_same_key(entry.offset, head.key_start() as u64) != 0 {
+                return Ok(Found { line, line_at, state, slot, record: entry.offset, head });
             }
         }
         if choice == 0 && !state.spilled(header.sweeps) {
@@ -231,6 +234,14 @@ fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
         }
     }
     Err(Reason::Miss)
+}
+
+/// 1 if the key of the request is what begins `start` bytes into the record at word `record` of the region.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_same_key(record: u64, start: u64) -> u64 {
+    let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
+    u64::from(same_key(record, start, scratch.frame.bytes(), scratch.key_at, scratch.key_len))
 }
 
 /// True if the `len` bytes that begin `start` bytes into the record are those of the frame at `at`.
@@ -256,6 +267,15 @@ fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool 
         word += 1;
     }
     different == 0
+}
+
+/// See [`copy_value`]; 0 if the record is out of range.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_copy_value(record: u64, start: u64, len: u64, at: u64) -> u64 {
+    let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
+    copy_value(record, start, len, scratch.reply.bytes(), at);
+    1
 }
 
 /// Copies the `len` bytes that begin `start` bytes into the record to `at` in the reply; what is behind them there is

@@ -31,19 +31,52 @@ pub(crate) fn read_flags() -> Result<(), Reason> {
     if unbuckle_read_flags() == outcome::DONE { Ok(()) } else { Err(Reason::Command) }
 }
 
+/// A flag as one number: its letter, and from bit 8 its length, 16 where it begins, 32 where the next may, 48 whether it is
+/// the last, all of 16 bits at most; 0 if it is too long. A line that ends in spaces has a last one of no length.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_flag(cursor: u64) -> u64 {
+    let Some(scratch) = Scratch::current() else { return 0 };
+    let frame = scratch.frame.bytes();
+    let Some(flag) = token(frame, cursor, FLAG_WORDS_MAX) else { return 0 };
+    let letter = if flag.len == 0 { 0 } else { frame.load1(flag.at) };
+    letter | flag.len << 8 | flag.at << 16 | flag.after << 32 | u64::from(flag.last) << 48
+}
+
+/// A flag, see [`unbuckle_flag`].
+struct Flag {
+    letter: u8,
+    len: u64,
+    at: u64,
+    last: bool,
+    after: u64,
+}
+
+#[inline(always)]
+fn flag(cursor: u64) -> Option<Flag> {
+    let number = unbuckle_flag(cursor);
+    let flag = Flag {
+        letter: number as u8,
+        len: number >> 8 & 0xff,
+        at: number >> 16 & 0xffff,
+        last: number >> 48 != 0,
+        after: number >> 32 & 0xffff,
+    };
+    (number != 0).then_some(flag)
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn unbuckle_read_flags() -> u64 {
     let Some(scratch) = Scratch::current() else { return outcome::PASS };
-    let frame = scratch.frame.bytes();
     let mut letters = 0;
     let mut cursor = scratch.letters_at;
     let mut count = 0;
     while count < FLAGS_MAX {
-        let Some(flag) = token(frame, cursor, FLAG_WORDS_MAX) else { return outcome::PASS };
+        let Some(flag) = flag(cursor) else { return outcome::PASS };
         cursor = flag.after;
         if flag.len != 0 {
-            let letter = frame.load1(flag.at).wrapping_sub(u64::from(b'A'));
+            let letter = u64::from(flag.letter.wrapping_sub(b'A'));
             let bit = if letter < 58 { 1 << (letter & 63) } else { 0 };
             let is_plain = flag.len == 1 && bit & PLAIN != 0;
             let is_opaque = bit == self::bit(b'O') && flag.len <= OPAQUE_BYTES_MAX;
@@ -86,9 +119,9 @@ extern "C" fn unbuckle_write_flags() -> u64 {
     let mut cursor = scratch.letters_at;
     let mut count = 0;
     while letters != 0 && count < FLAGS_MAX {
-        let Some(flag) = token(frame, cursor, FLAG_WORDS_MAX) else { return outcome::PASS };
+        let Some(flag) = flag(cursor) else { return outcome::PASS };
         cursor = flag.after;
-        let letter = if flag.len == 0 { 0 } else { frame.load1(flag.at) as u8 };
+        let letter = flag.letter;
         if !matches!(letter, b'v' | b'q' | 0) {
             reply.store2(at, u64::from(b' ') | u64::from(letter) << 8);
             at += 2;

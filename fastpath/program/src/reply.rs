@@ -61,9 +61,17 @@ extern "C" fn unbuckle_put_number(at: u64, number: u64) -> u64 {
 
 /// Writes the request's key at `at`; the position behind it.
 #[inline(always)]
-pub(crate) fn put_key(scratch: &mut Scratch, at: u64) -> u64 {
+pub(crate) fn put_key(scratch: &Scratch, at: u64) -> u64 {
+    at + unbuckle_put_key(at, scratch.key_len)
+}
+
+/// See [`put_key`]; the key's length.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_put_key(at: u64, key_len: u64) -> u64 {
+    let Some(scratch) = Scratch::current() else { return 0 };
     let (frame, reply) = (scratch.frame.bytes(), scratch.reply.bytes());
-    let (key_at, key_len) = (scratch.key_at, scratch.key_len);
+    let key_at = scratch.key_at;
     let mut copied = 0;
     while copied < KEY_BYTES_MAX as u64 {
         reply.store8(at + copied, frame.load8(key_at + copied));
@@ -72,7 +80,7 @@ pub(crate) fn put_key(scratch: &mut Scratch, at: u64) -> u64 {
             break;
         }
     }
-    at + key_len
+    key_len
 }
 
 /// `VALUE <key> <flags> <length>[ <cas>]\r\n`

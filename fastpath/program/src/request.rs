@@ -3,7 +3,10 @@
 
 use crate::packet::Packet;
 use crate::reply::{checksum, fold};
-use crate::scratch::{Bytes, PAYLOAD};
+use crate::CONFIG;
+use crate::scratch::{Bytes, PAYLOAD, Scratch};
+use crate::serve::Pass;
+use crate::verifier::is_zero;
 use unbuckle_fastpath_abi::{
     Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, PORTS_MAX, RANGES_MAX, Reason, local,
 };
@@ -130,13 +133,11 @@ pub(crate) fn family<P: Packet>(packet: P, config: *const Config) -> Option<Fami
     None
 }
 
+/// Whether it is a port of one of the server's sockets.
 #[inline(always)]
 fn is_served(port: u16, config: *const Config) -> bool {
-    let mut served = false;
-    for at in 0..PORTS_MAX {
-        served |= setting!(config, ports[at]) == port;
-    }
-    served && port != 0
+    // SAFETY: a field of the configuration.
+    port != 0 && ports_have(unsafe { &raw const (*config).ports }, port) != 0
 }
 
 /// Copies the packet's bytes to `frame`; its length.
@@ -186,13 +187,13 @@ pub(crate) fn check<P: Packet>(
     frame: Bytes,
     len: u64,
     config: *const Config,
-) -> Result<(u64, Checksum), Reason> {
+) -> Result<(u64, Checksum), Pass> {
     let ethernet = family.ethernet_at();
     let index = packet.interface();
-    let Some(interface) = interface(config, index) else { return Err(Reason::Foreign) };
+    let Some(interface) = interface(config, index) else { return Err(Reason::Foreign.into()) };
     packet.is_ours(interface, frame.load4(ethernet) | frame.load2(ethernet + 4) << 32)?;
     if frame.load1(ethernet + 6) & 1 != 0 {
-        return Err(Reason::Source);
+        return Err(Reason::Source.into());
     }
     let udp_bytes = be16(frame, UDP_AT + 4);
     let ip_bytes = match family {
@@ -200,22 +201,18 @@ pub(crate) fn check<P: Packet>(
         Family::V6 => ipv6(frame)?,
     };
     if udp_bytes + family.ip_bytes() != ip_bytes || ip_bytes + ETHERNET_BYTES > len {
-        return Err(Reason::Network);
+        return Err(Reason::Network.into());
     }
     if udp_bytes < UDP_BYTES + FRAME_BYTES + TEXT_BYTES_MIN
         || udp_bytes > UDP_BYTES + DATAGRAM_BYTES_MAX as u64
     {
-        return Err(Reason::Size);
+        return Err(Reason::Size.into());
     }
-    let loopback = setting!(interface, flags) & local::LOOPBACK != 0;
-    match family {
-        Family::V4 => addresses4(frame, config, loopback)?,
-        Family::V6 => addresses6(frame, config, loopback, index)?,
-    }
+    addresses(family, u64::from(setting!(interface, flags) & local::LOOPBACK), index)?;
     // A reply to one of our own ports would be a request, and so on for ever.
     let from = frame.load2(UDP_AT) as u16;
     if from == 0 || is_served(from, config) {
-        return Err(Reason::Source);
+        return Err(Reason::Source.into());
     }
     let end = UDP_AT + udp_bytes;
     Ok((end, transport::<P>(family, frame, udp_bytes)?))
@@ -241,18 +238,56 @@ fn ipv6(frame: Bytes) -> Result<u64, Reason> {
     if plain { Ok(be16(frame, at + 4) + IPV6_BYTES) } else { Err(Reason::Network) }
 }
 
+/// 1 if the port is among these, else 0.
 #[inline(always)]
-fn ports_have(ports: *const [u16; PORTS_MAX], port: u16) -> bool {
-    let mut found = false;
+fn ports_have(ports: *const [u16; PORTS_MAX], port: u16) -> u64 {
+    let mut found = 0;
     for at in 0..PORTS_MAX {
         // SAFETY: a field of the configuration.
-        found |= unsafe { core::ptr::read_volatile(&raw const (*ports)[at]) } == port;
+        found |= is_zero(u64::from(unsafe { core::ptr::read_volatile(&raw const (*ports)[at]) } ^ port));
     }
     found
 }
 
+/// What a step says that went well.
+const GOOD: u64 = u64::MAX;
+
+/// The addresses of a packet, by a function that the verifier looks at apart.
 #[inline(always)]
-fn addresses4(frame: Bytes, config: *const Config, loopback: bool) -> Result<(), Reason> {
+fn addresses(family: Family, loopback: u64, interface: u32) -> Result<(), Pass> {
+    let outcome = match family {
+        Family::V4 => unbuckle_addresses4(loopback),
+        Family::V6 => unbuckle_addresses6(loopback, u64::from(interface)),
+    };
+    if outcome == GOOD { Ok(()) } else { Err(Pass(outcome)) }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_addresses4(loopback: u64) -> u64 {
+    let (Some(scratch), Some(config)) = (Scratch::current(), CONFIG.get_ptr(0)) else {
+        return Reason::Internal as u64;
+    };
+    match addresses4(scratch.frame.bytes(), config, loopback) {
+        Ok(()) => GOOD,
+        Err(reason) => reason as u64,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_addresses6(loopback: u64, interface: u64) -> u64 {
+    let (Some(scratch), Some(config)) = (Scratch::current(), CONFIG.get_ptr(0)) else {
+        return Reason::Internal as u64;
+    };
+    match addresses6(scratch.frame.bytes(), config, loopback, interface) {
+        Ok(()) => GOOD,
+        Err(reason) => reason as u64,
+    }
+}
+
+#[inline(always)]
+fn addresses4(frame: Bytes, config: *const Config, loopback: u64) -> Result<(), Reason> {
     let at = Family::V4.addresses_at();
     let (source, destination) = (frame.load4(at) as u32, frame.load4(at + 4) as u32);
     let port = frame.load2(UDP_AT + 2) as u16;
@@ -260,8 +295,8 @@ fn addresses4(frame: Bytes, config: *const Config, loopback: bool) -> Result<(),
     if first == 0 || first >= 224 {
         return Err(Reason::Source);
     }
-    let mut source_is_ours = first == 127;
-    let mut served = false;
+    let mut source_is_ours = is_zero(u64::from(first ^ 127));
+    let mut served = 0;
     let count = setting!(config, locals4_count);
     let mut entry = 0;
     while entry < LOCALS_MAX {
@@ -269,16 +304,15 @@ fn addresses4(frame: Bytes, config: *const Config, loopback: bool) -> Result<(),
             break;
         }
         let address = setting!(config, locals4[entry].address);
-        source_is_ours |= address == source;
-        if address == destination {
-            // SAFETY: a field of the configuration.
-            let ports = unsafe { &raw const (*config).locals4[entry].ports };
-            let here = loopback || setting!(config, locals4[entry].flags) & local::LOOPBACK == 0;
-            served |= here && ports_have(ports, port);
-        }
+        source_is_ours |= is_zero(u64::from(address ^ source));
+        // SAFETY: a field of the configuration.
+        let ports = unsafe { &raw const (*config).locals4[entry].ports };
+        let flags = u64::from(setting!(config, locals4[entry].flags));
+        let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
+        served |= is_zero(u64::from(address ^ destination)) & here & ports_have(ports, port);
         entry += 1;
     }
-    if !served {
+    if served == 0 {
         return Err(Reason::Foreign);
     }
     if source_is_ours != loopback {
@@ -299,7 +333,7 @@ fn addresses4(frame: Bytes, config: *const Config, loopback: bool) -> Result<(),
 }
 
 #[inline(always)]
-fn addresses6(frame: Bytes, config: *const Config, loopback: bool, index: u32) -> Result<(), Reason> {
+fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) -> Result<(), Reason> {
     const LOOPBACK_LOW: u64 = 1 << 56;
     const MAPPED: u64 = 0xffff_0000;
     let at = Family::V6.addresses_at();
@@ -310,8 +344,8 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: bool, index: u32) -
     if source[0] & 0xff == 0xff || source[0] == 0 && (source[1] == 0 || source[1] & 0xffff_ffff == MAPPED) {
         return Err(Reason::Source);
     }
-    let mut source_is_ours = source[0] == 0 && source[1] == LOOPBACK_LOW;
-    let mut served = false;
+    let mut source_is_ours = is_zero(source[0] | source[1] ^ LOOPBACK_LOW);
+    let mut served = 0;
     let count = setting!(config, locals6_count);
     let mut entry = 0;
     while entry < LOCALS_MAX {
@@ -319,18 +353,18 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: bool, index: u32) -
             break;
         }
         let address = [setting!(config, locals6[entry].address[0]), setting!(config, locals6[entry].address[1])];
-        source_is_ours |= (address[0] ^ source[0]) | (address[1] ^ source[1]) == 0;
-        if (address[0] ^ destination[0]) | (address[1] ^ destination[1]) == 0 {
-            // SAFETY: a field of the configuration.
-            let ports = unsafe { &raw const (*config).locals6[entry].ports };
-            let flags = setting!(config, locals6[entry].flags);
-            let here = loopback || flags & local::LOOPBACK == 0;
-            let bound = flags & local::BOUND == 0 || setting!(config, locals6[entry].interface) == index;
-            served |= here && bound && ports_have(ports, port);
-        }
+        source_is_ours |= is_zero((address[0] ^ source[0]) | (address[1] ^ source[1]));
+        // SAFETY: a field of the configuration.
+        let ports = unsafe { &raw const (*config).locals6[entry].ports };
+        let flags = u64::from(setting!(config, locals6[entry].flags));
+        let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
+        let good_on = u64::from(setting!(config, locals6[entry].interface));
+        let bound = is_zero(flags & u64::from(local::BOUND)) | is_zero(good_on ^ index);
+        let same = is_zero((address[0] ^ destination[0]) | (address[1] ^ destination[1]));
+        served |= same & here & bound & ports_have(ports, port);
         entry += 1;
     }
-    if !served {
+    if served == 0 {
         return Err(Reason::Foreign);
     }
     if source_is_ours != loopback {

@@ -16,8 +16,10 @@ pub(crate) const PAYLOAD: u64 = 64;
 const POSITIONS: u64 = 0xfff;
 /// Room behind the last position for the widest access.
 const SPARE_BYTES: usize = 64;
-/// Keys in a request: more than fit a reply.
-pub(crate) const KEYS_MAX: u64 = 128;
+/// Keys in a request: more than fit a reply, of which each takes 16 bytes at least.
+pub(crate) const KEYS_MAX: u64 = 88;
+/// Room for them: a power of two.
+const MARKS: usize = 128;
 
 /// Bytes by position.
 #[repr(C, align(8))]
@@ -30,7 +32,7 @@ pub(crate) struct Scratch {
     /// A number's digits, written from the end.
     pub(crate) digits: [u8; 64],
     /// For each hit: where its access mark is in the region (bytes), shifted by 8, and the new mark; 0 for none.
-    pub(crate) marks: [u64; KEYS_MAX as usize],
+    pub(crate) marks: [u64; MARKS],
     /// For fences.
     pub(crate) fence: u64,
     /// Where the next key, or flag, begins in `frame`.

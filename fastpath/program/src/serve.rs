@@ -14,7 +14,7 @@ const FRAME_BYTES: u64 = 8;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// The number of a [`Reason`].
-struct Pass(u64);
+pub(crate) struct Pass(pub(crate) u64);
 
 const _: () = assert!(Reason::COUNT.is_power_of_two());
 

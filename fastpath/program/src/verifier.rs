@@ -26,6 +26,12 @@ pub(crate) fn distance(start: u64, end: u64) -> u64 {
     distance
 }
 
+/// 1 if the number is 0, else 0, without a branch: the verifier follows both sides of each, in every turn of a loop.
+#[inline(always)]
+pub(crate) fn is_zero(number: u64) -> u64 {
+    !opaque(number | number.wrapping_neg()) >> 63
+}
+
 macro_rules! loads {
     ($($(#[$doc:meta])* $name:ident $text:literal,)+) => { $(
         $(#[$doc])*
