@@ -4,6 +4,7 @@
 use crate::loader::{Error, lock};
 use crate::maps::Maps;
 use aya::maps::{MapData, MapError};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ impl Pinned {
         }
         let open = |map: &str| MapData::from_pin(folder.join(map)).map_err(|error| refused(other(error)));
         let (region, config, counters) = (open(name::REGION)?, open(name::CONFIG)?, open(name::COUNTERS)?);
-        let entries = |map: &MapData| Ok::<_, Error>(map.info().map_err(|error| refused(other(error)))?.max_entries());
+        let entries =
+            |map: &MapData| Ok::<_, Error>(map.info().map_err(|error| refused(other(error)))?.max_entries());
         let (elements, processors) = (entries(&region)? as usize, entries(&counters)? as usize);
         let maps =
             Maps::map(region.fd().as_fd(), elements, config.fd().as_fd(), counters.fd().as_fd(), processors)
@@ -75,6 +77,12 @@ impl Pinned {
         self.region_bytes
     }
 
+    /// Whether the programs answer now, `now_ns` by CLOCK_BOOTTIME.
+    pub fn is_answering(&self, now_ns: u64) -> bool {
+        let (silent_ns, grace_ns) = self.silence_ns(now_ns);
+        self.maps.is_enabled() && silent_ns <= grace_ns
+    }
+
     /// How long the daemon has been silent, and how long the programs go on answering then, in nanoseconds. `now_ns` is
     /// CLOCK_BOOTTIME.
     pub fn silence_ns(&self, now_ns: u64) -> (u64, u64) {
@@ -84,6 +92,16 @@ impl Pinned {
     pub fn counters(&self) -> Counters {
         self.maps.counters()
     }
+}
+
+/// Names of our programs that are attached to an interface at tcx, whoever attached them.
+pub fn attached(interface: &str) -> Result<Vec<String>, Error> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+    let names = programs.iter().filter_map(ProgramInfo::name_as_str).map(str::to_owned);
+    // The kernel keeps fifteen bytes of a name.
+    Ok(names
+        .filter(|known| [name::TCX, name::XDP].iter().any(|ours| ours.starts_with(known.as_str())))
+        .collect())
 }
 
 fn other(error: MapError) -> io::Error {

@@ -109,7 +109,13 @@ impl Rig {
         let second_zero_ns = now_ns().wrapping_sub(START_S * NANOSECONDS);
         let settings = Settings {
             sockets: vec![([0, 0, 0, 0], PORT).into(), (std::net::Ipv6Addr::UNSPECIFIED, PORT).into()],
-            allowed: vec![range("127.0.0.0", 8), range("10.0.0.0", 8), range("::1", 128), range("fc00::", 7), range("fe80::", 10)],
+            allowed: vec![
+                range("127.0.0.0", 8),
+                range("10.0.0.0", 8),
+                range("::1", 128),
+                range("fc00::", 7),
+                range("fe80::", 10),
+            ],
             cas,
             grace: Duration::from_secs(3600),
             second_zero_ns,
@@ -228,7 +234,9 @@ impl Rig {
     pub fn time(&mut self, hook: Hook, packet: &[u8], repeat: u32) -> u32 {
         let program = self.loader.load(hook).unwrap_or_else(|error| panic!("{error}"));
         let context = Context { interface: 1, ..Context::default() };
-        test_run(program.descriptor, hook, packet, &context, repeat).unwrap_or_else(|error| panic!("{error}")).1
+        test_run(program.descriptor, hook, packet, &context, repeat)
+            .unwrap_or_else(|error| panic!("{error}"))
+            .1
     }
 }
 
