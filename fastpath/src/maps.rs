@@ -103,7 +103,6 @@ impl Maps {
             let mut add = |to: &mut u64| *to = to.wrapping_add(words.next().unwrap_or(0));
             add(&mut sum.served);
             add(&mut sum.hits);
-            add(&mut sum.metas);
             add(&mut sum.bytes_read);
             add(&mut sum.bytes_written);
             sum.passed.iter_mut().for_each(add);

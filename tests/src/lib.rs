@@ -10,6 +10,7 @@
 
 pub mod connection;
 pub mod escape;
+pub mod network;
 pub mod play;
 pub mod server;
 pub mod suite;

@@ -6,13 +6,14 @@ use unbuckle_tests::server::{Target, unbuckle_path};
 use unbuckle_tests::transcript::{Transport, read_folder};
 use unbuckle_tests::{suite, transcript::Case};
 
-const USAGE: &str = "usage: conformance [--target unbuckle|memcached PATH] [--transport NAME]... [--jobs N] [--list] [FILTER]...
+const USAGE: &str = "usage: conformance [--target unbuckle|memcached PATH] [--transport NAME]... [--fastpath IFACE] [--jobs N] [--list] [FILTER]...
   plays the cases whose name contains one of the filters; default target: the unbuckle that cargo builds";
 
 #[derive(Debug, Default)]
 struct Wishes {
     target: Option<(String, PathBuf)>,
     transports: Vec<Transport>,
+    fast_path: Option<String>,
     filters: Vec<String>,
     jobs: usize,
     list: bool,
@@ -35,6 +36,10 @@ fn main() -> Result<std::process::ExitCode> {
         Some((kind, path)) if kind == "unbuckle" => Target::unbuckle(path),
         Some((kind, _)) => bail!("expected target unbuckle or memcached, got `{kind}`"),
         None => Target::unbuckle(unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?),
+    };
+    let target = match &wishes.fast_path {
+        Some(interface) => target.with_fast_path(interface),
+        None => target,
     };
     let report = suite::run(&cases, &target, &wishes.transports, wishes.jobs);
     for outcome in report.failed() {
@@ -60,6 +65,7 @@ fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes> {
         match argument.as_str() {
             "--target" => wishes.target = Some((value("--target")?, PathBuf::from(value("--target")?))),
             "--transport" => wishes.transports.push(Transport::named(&value("--transport")?)?),
+            "--fastpath" => wishes.fast_path = Some(value("--fastpath")?),
             "--jobs" => wishes.jobs = value("--jobs")?.parse()?,
             "--list" => wishes.list = true,
             "--help" | "-h" => {
@@ -71,7 +77,10 @@ fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes> {
         }
     }
     if wishes.transports.is_empty() {
-        wishes.transports = Transport::ALL.to_vec();
+        wishes.transports = match wishes.fast_path {
+            Some(_) => vec![Transport::Udp, Transport::Datagram],
+            None => Transport::ALL.to_vec(),
+        };
     }
     Ok(wishes)
 }

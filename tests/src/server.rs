@@ -17,6 +17,8 @@ pub struct Target {
     pub kind: Kind,
     /// Memcached's debug build, for cases that move its clock.
     pub debug_path: Option<PathBuf>,
+    /// Arguments for every server that serves UDP.
+    pub datagram_options: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +39,28 @@ impl Kind {
 impl Target {
     pub fn memcached(path: PathBuf) -> Target {
         let debug = path.with_file_name("memcached-debug");
-        Target { debug_path: debug.exists().then_some(debug), path, kind: Kind::Memcached }
+        Target {
+            debug_path: debug.exists().then_some(debug),
+            path,
+            kind: Kind::Memcached,
+            datagram_options: Vec::new(),
+        }
     }
 
     pub fn unbuckle(path: PathBuf) -> Target {
-        Target { path, kind: Kind::Unbuckle, debug_path: None }
+        Target { path, kind: Kind::Unbuckle, debug_path: None, datagram_options: Vec::new() }
+    }
+
+    /// Has its gets over UDP answered in the kernel, where they come in by `interface`. Servers of this target do not
+    /// start where that can't be.
+    pub fn with_fast_path(mut self, interface: &str) -> Target {
+        self.datagram_options = ["--fastpath", interface, "--fastpath-required"].map(str::to_owned).to_vec();
+        self
+    }
+
+    /// As the `except` of a case's header names it.
+    pub fn name(&self) -> &'static str {
+        if self.datagram_options.is_empty() { self.kind.name() } else { "fastpath" }
     }
 
     /// Can its clock be moved?
@@ -124,6 +143,9 @@ impl Server {
             command.args(["-t", if udp { "1" } else { "2" }]);
         }
         command.args(options);
+        if udp {
+            command.args(&target.datagram_options);
+        }
         if target.kind == Kind::Memcached {
             command.args(["-u", "root"]);
         }
@@ -201,7 +223,7 @@ impl Drop for Server {
 /// the port first, or, where nobody listens, itself.
 fn is_listening(process: u32, port: u16) -> bool {
     const LISTENING: &str = "0A";
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
     let wanted = format!(":{port:04X}");
     let socket = table.lines().skip(1).find_map(|row| {
         let columns: Vec<&str> = row.split_whitespace().collect();

@@ -228,8 +228,6 @@ pub struct Counters {
     pub served: u64,
     /// Keys answered: each is a get and a hit.
     pub hits: u64,
-    /// Requests of these that were `mg`.
-    pub metas: u64,
     /// Bytes of these requests and replies, UDP frames included.
     pub bytes_read: u64,
     pub bytes_written: u64,

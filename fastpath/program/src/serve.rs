@@ -99,12 +99,9 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
     }
     marks(scratch);
     let hits = scratch.hits;
-    // What else was answered begins with `g`.
-    let meta = u64::from(frame.load1(PAYLOAD + FRAME_BYTES) == u64::from(b'm'));
     count(|counters| {
         counters.served += 1;
         counters.hits += hits;
-        counters.metas += meta;
         counters.bytes_read += end - PAYLOAD;
         counters.bytes_written += filled - PAYLOAD;
     });

@@ -69,7 +69,6 @@ fn add_fast_path(counters: &unbuckle_fastpath::Counters, totals: &mut HashMap<&'
     for (name, value) in [
         ("cmd_get", counters.hits),
         ("get_hits", counters.hits),
-        ("cmd_meta", counters.metas),
         ("bytes_read", counters.bytes_read),
         ("bytes_written", counters.bytes_written),
         ("fastpath_served", counters.served),

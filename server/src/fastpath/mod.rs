@@ -238,7 +238,6 @@ impl FastPath {
         Counters {
             served: now.served.wrapping_sub(before.served),
             hits: now.hits.wrapping_sub(before.hits),
-            metas: now.metas.wrapping_sub(before.metas),
             bytes_read: now.bytes_read.wrapping_sub(before.bytes_read),
             bytes_written: now.bytes_written.wrapping_sub(before.bytes_written),
             passed,
