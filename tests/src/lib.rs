@@ -14,4 +14,5 @@ pub mod network;
 pub mod play;
 pub mod server;
 pub mod suite;
+pub mod torture;
 pub mod transcript;

@@ -2,8 +2,9 @@
 
 use crate::transcript::Transport;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,6 +218,23 @@ impl Drop for Server {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// What a server answers to this command, one of `stats`' own: names and values.
+pub fn stats(server: SocketAddr, command: &str) -> Result<BTreeMap<String, String>> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(START_MAX))?;
+    stream.write_all(command.as_bytes())?;
+    let mut values = BTreeMap::new();
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["STAT", name, value] => values.insert(name.to_owned(), value.to_owned()),
+            ["END"] => return Ok(values),
+            _ => bail!("{command:?} was answered `{line}`"),
+        };
+    }
+    bail!("{command:?}: the server closed");
 }
 
 /// Whether this very process listens on the port. A connection would prove less: it may reach another process that got
