@@ -2,6 +2,7 @@
 
 use crate::transcript::Transport;
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -123,7 +124,7 @@ impl Server {
     ) -> Result<Server> {
         let mut last = None;
         for _ in 0..5 {
-            match Server::try_start(target, options, transport, move_time) {
+            match Server::try_start(target, options, transport, move_time, None) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -131,11 +132,38 @@ impl Server {
         Err(last.context("no attempt was made")?)
     }
 
+    /// Starts `target` for UDP and TCP where an earlier server has been.
+    pub fn start_again(target: &Target, options: &[String], port: u16) -> Result<Server> {
+        Server::try_start(target, options, Transport::Udp, false, Some(port))
+    }
+
+    /// Kills it, as if by `kill -9`, and waits for its end.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Ends it as an operator would, by SIGTERM, and waits for its end.
+    pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
+        let id = Pid::from_child(&self.child);
+        rustix::process::kill_process(id, Signal::TERM)?;
+        Ok(self.child.wait()?)
+    }
+
+    pub fn socket_address(&self) -> Result<SocketAddr> {
+        match self.address {
+            Address::Port(address) => Ok(address),
+            Address::Path(_) => bail!("it listens at a unix socket"),
+        }
+    }
+
     fn try_start(
         target: &Target,
         options: &[String],
         transport: Transport,
         move_time: bool,
+        port: Option<u16>,
     ) -> Result<Server> {
         let mut command = target.command(move_time);
         let udp = matches!(transport, Transport::Udp | Transport::Datagram);
@@ -157,7 +185,7 @@ impl Server {
                 Address::Path(scratch.clone())
             }
             Transport::Tcp | Transport::Drip | Transport::Udp | Transport::Datagram => {
-                let port = free_port(udp)?;
+                let port = port.map_or_else(|| free_port(udp), Ok)?;
                 command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);
                 Address::Port(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
