@@ -88,10 +88,28 @@ const UDP_REQUEST_BYTES_MAX: usize = 1392;
 /// More is not worth sending one byte at a time.
 const DRIP_BYTES_MAX: usize = 3000;
 
+/// Commands that ask for counters, or change settings that outlive their connection.
+fn names_an_instance(line: &[u8]) -> bool {
+    let words: [&[u8]; 3] = [b"stats", b"cache_memlimit", b"verbosity"];
+    words.iter().any(|word| line.starts_with(word))
+}
+
 impl Case {
     /// Does the case need a clock that can be moved?
     pub fn moves_time(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Time(_)))
+    }
+
+    /// Can the case tell a server that was emptied from a new one?
+    pub fn sees_the_past(&self) -> bool {
+        self.moves_time()
+            || self.steps.iter().any(|step| match step {
+                Step::Stat { .. } => true,
+                Step::Send(pieces) => {
+                    pieces.iter().any(|piece| matches!(piece, Piece::Bytes(bytes) if names_an_instance(bytes)))
+                }
+                _ => false,
+            })
     }
 
     pub fn fits(&self, transport: Transport) -> bool {
