@@ -105,9 +105,9 @@ impl Case {
         self.moves_time()
             || self.steps.iter().any(|step| match step {
                 Step::Stat { .. } => true,
-                Step::Send(pieces) => {
-                    pieces.iter().any(|piece| matches!(piece, Piece::Bytes(bytes) if names_an_instance(bytes)))
-                }
+                Step::Send(pieces) => pieces
+                    .iter()
+                    .any(|piece| matches!(piece, Piece::Bytes(bytes) if names_an_instance(bytes))),
                 _ => false,
             })
     }

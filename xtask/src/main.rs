@@ -4,6 +4,7 @@ mod clients;
 mod compare;
 mod gates;
 mod memcached_suite;
+mod module;
 mod outcome;
 mod run;
 mod test;
@@ -17,6 +18,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   memcached-tests [--server PATH] [--source DIR] [--all] [FILE]...
                                     memcached's own t/*.t against a server
   clients [--server PATH]           pymemcache, pylibmc, memccapable and memcaslap against a server
+  module build|object|test          the kernel module: build it, commit its Rust object, try it in a virtual machine
   compare, instructions             benchmarks: see docs/BENCHMARKS.md";
 
 fn main() -> Result<ExitCode> {
@@ -27,6 +29,7 @@ fn main() -> Result<ExitCode> {
         Some("gates") => gates::run(),
         Some("memcached-tests") => memcached_suite::run(arguments)?,
         Some("clients") => clients::run(arguments)?,
+        Some("module") => module::run(arguments)?,
         Some("compare") => return compare::compare(arguments).map(|()| ExitCode::SUCCESS),
         Some("instructions") => return compare::instructions(arguments).map(|()| ExitCode::SUCCESS),
         Some("help" | "-h" | "--help") => {

@@ -123,7 +123,12 @@ unsafe extern "C" fn unbuckle_turn(whole: *mut Whole, engine: u32, session: &mut
 /// # Safety
 /// As for `unbuckle_session_end`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn unbuckle_unsend(whole: *mut Whole, engine: u32, session: &mut Session, count: usize) -> usize {
+unsafe extern "C" fn unbuckle_unsend(
+    whole: *mut Whole,
+    engine: u32,
+    session: &mut Session,
+    count: usize,
+) -> usize {
     // SAFETY: the caller's promise.
     unsafe { desk(whole, engine) }.map_or(0, |(_, post)| post.engine.unsend(session, count))
 }
@@ -165,7 +170,8 @@ unsafe extern "C" fn unbuckle_maintain(whole: *mut Whole, engine: u32, now_s: u3
 #[unsafe(no_mangle)]
 unsafe extern "C" fn unbuckle_report(whole: *mut Whole, now_s: u32, out: *mut u8, room: usize) -> usize {
     // SAFETY: the caller's promise: it was made by us. Nothing behind `core` is ever changed through an exclusive reference.
-    let Some(core) = (unsafe { NonNull::new(whole).map(|whole| (&raw const (*whole.as_ptr()).core).read()) }) else {
+    let Some(core) = (unsafe { NonNull::new(whole).map(|whole| (&raw const (*whole.as_ptr()).core).read()) })
+    else {
         return 0;
     };
     // SAFETY: the caller's promise.

@@ -102,7 +102,11 @@ impl Core {
     }
 
     /// Cuts all tables out of the block and makes the store. With a counting cutter, only counts: `None`.
-    pub(crate) fn make(settings: &Settings, words: &'static [Word], cutter: &mut Cutter) -> Option<&'static mut Whole> {
+    pub(crate) fn make(
+        settings: &Settings,
+        words: &'static [Word],
+        cutter: &mut Cutter,
+    ) -> Option<&'static mut Whole> {
         let log2 = unbuckle_store::page_bytes_log2(settings.memory_bytes);
         let engines = usize::try_from(settings.engines).ok()?;
         // All are asked for before the first `?`, so that counting sees each of them.

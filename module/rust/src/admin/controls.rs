@@ -133,3 +133,31 @@ pub(super) fn lru_crawler<'l>(mut arguments: impl Iterator<Item = &'l [u8]>) -> 
 fn is_class_list(text: &[u8]) -> bool {
     text.split(|byte| *byte == b',').all(|class| matches!(number(Some(class)), Some(1..=63)))
 }
+
+/// There is nobody to watch for; a word that is no kind of event is an error all the same.
+pub(super) fn watch<'l>(mut arguments: impl Iterator<Item = &'l [u8]>) -> &'static [u8] {
+    const KINDS: [&[u8]; 10] = [
+        b"rawcmds",
+        b"evictions",
+        b"fetchers",
+        b"mutations",
+        b"sysevents",
+        b"connevents",
+        b"proxyreqs",
+        b"proxyevents",
+        b"proxyuser",
+        b"deletions",
+    ];
+    let known = arguments.all(|kind| KINDS.contains(&kind));
+    if known { b"CLIENT_ERROR watch commands not allowed" } else { ERROR }
+}
+
+/// Per-prefix statistics are not collected: they can be switched off, and their dump is empty.
+pub(super) fn detail<'l>(mut arguments: impl Iterator<Item = &'l [u8]>) -> &'static [u8] {
+    match arguments.next() {
+        Some(b"on") => b"CLIENT_ERROR stats detail not allowed\r\n",
+        Some(b"off") => b"OK\r\n",
+        Some(b"dump") => b"END\r\n",
+        _ => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
+    }
+}

@@ -54,7 +54,7 @@ fn command(core: &Core, line: &[u8], now_s: u32, reply: &mut Text<'_, '_>) {
         b"slabs" => controls::slabs(arguments),
         b"lru" => controls::lru(arguments),
         b"lru_crawler" => controls::lru_crawler(arguments),
-        b"watch" => b"CLIENT_ERROR watch commands not allowed",
+        b"watch" => controls::watch(arguments),
         b"shutdown" => b"SERVER_ERROR: shutdown not enabled",
         b"debugtime" if core.settings.debug_time != 0 => controls::debug_time(core, arguments),
         b"refresh_certs" => b"Error TLS not enabled",
@@ -84,7 +84,7 @@ fn stats<'l>(
         Some(b"sizes") => reply.word(b"sizes_status", b"disabled"),
         Some(b"unbuckle") => general::own(core, reply),
         Some(b"conns" | b"extstore") => {}
-        Some(b"detail") => return reply.put(b"CLIENT_ERROR stats detail not allowed\r\n"),
+        Some(b"detail") => return reply.put(controls::detail(arguments)),
         Some(b"cachedump") => return reply.put(b"CLIENT_ERROR stats cachedump not allowed\r\n"),
         Some(_) => return reply.put(b"ERROR\r\n"),
     }

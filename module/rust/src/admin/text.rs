@@ -17,7 +17,8 @@ impl<'o, 'b> Text<'o, 'b> {
     }
 
     pub(crate) fn put(&mut self, bytes: &[u8]) {
-        let place = self.output.bytes.get_mut(self.output.filled..).and_then(|free| free.get_mut(..bytes.len()));
+        let place =
+            self.output.bytes.get_mut(self.output.filled..).and_then(|free| free.get_mut(..bytes.len()));
         match place {
             Some(place) => {
                 place.copy_from_slice(bytes);
