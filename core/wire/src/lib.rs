@@ -5,6 +5,7 @@
 //!
 //! - [`text`]: framing and decoding of the classic text commands.
 //! - [`meta`]: decoding of the meta commands, and their reply lines; [`base64`] for their binary keys.
+//! - [`binary`]: the binary protocol: frames to commands, and reply frames.
 //! - [`number`]: the number forms that memcached accepts, and decimal output.
 //! - [`reply`]: every constant reply, and the header line of a value.
 //! - [`udp`]: the eight-byte frame in front of a datagram.
@@ -18,6 +19,7 @@
 extern crate std;
 
 pub mod base64;
+pub mod binary;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod check;
