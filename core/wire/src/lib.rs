@@ -8,6 +8,7 @@
 //! - [`binary`]: the binary protocol: frames to commands, and reply frames.
 //! - [`number`]: the number forms that memcached accepts, and decimal output.
 //! - [`reply`]: every constant reply, and the header line of a value.
+//! - [`token`]: how a text connection authenticates.
 //! - [`udp`]: the eight-byte frame in front of a datagram.
 //! - [`scan`]: searching for delimiters a word at a time.
 //!
@@ -28,6 +29,7 @@ pub mod number;
 pub mod reply;
 pub mod scan;
 pub mod text;
+pub mod token;
 pub mod udp;
 
 /// Longest key, in bytes.

@@ -118,11 +118,13 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Command<'a> {
         | op::GET_AND_TOUCH
         | op::GET_AND_TOUCH_QUIET
         | op::GET_AND_TOUCH_KEY
-        | op::GET_AND_TOUCH_KEY_QUIET => match frame.extras.as_array().copied().map(u32::from_be_bytes) {
-            Some(exptime) if is_key(key) && opcode == op::TOUCH => Some(Command::Touch { key, exptime }),
-            Some(exptime) if is_key(key) => Some(Command::Get { key, touch: Some(exptime) }),
-            _ => None,
-        },
+        | op::GET_AND_TOUCH_KEY_QUIET => {
+            let exptime = frame.extras.as_array().copied().map(u32::from_be_bytes);
+            exptime.filter(|_| is_key(key) && value_len == 0).map(|exptime| match opcode {
+                op::TOUCH => Command::Touch { key, exptime },
+                _ => Command::Get { key, touch: Some(exptime) },
+            })
+        }
         op::SET
         | op::SET_QUIET
         | op::ADD
@@ -144,7 +146,7 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Command<'a> {
         op::NOOP => bare.then_some(Command::Noop),
         op::VERSION => bare.then_some(Command::Version),
         op::QUIT | op::QUIT_QUIET => bare.then_some(Command::Quit { quiet }),
-        op::STAT => frame.extras.is_empty().then_some(Command::Stat),
+        op::STAT => (frame.extras.is_empty() && value_len == 0).then_some(Command::Stat),
         op::SASL_LIST => bare.then_some(Command::SaslList),
         op::SASL_AUTH | op::SASL_STEP => {
             let good = is_key(key) && frame.extras.is_empty();

@@ -63,6 +63,9 @@ fn each_command_wants_its_own_extras() {
     let touch = request(opcode::TOUCH, &[0, 0, 1, 0], b"k", b"", 0);
     assert_eq!(asked(&touch), Command::Touch { key: b"k", exptime: 256 });
     assert_eq!(asked(&request(opcode::TOUCH, b"", b"k", b"", 0)), malformed);
+    // What stood behind the key could be taken for a request: 1.6.45 does.
+    assert_eq!(asked(&request(opcode::TOUCH, &[0; 4], b"k", &get, 0)), malformed);
+    assert_eq!(asked(&request(opcode::STAT, b"", b"items", &get, 0)), malformed);
     assert_eq!(asked(&request(opcode::SET, &[0; 4], b"k", b"", 0)), malformed);
     assert_eq!(asked(&request(opcode::APPEND, &[0; 8], b"k", b"", 0)), malformed);
     assert_eq!(
