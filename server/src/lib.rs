@@ -159,6 +159,7 @@ fn share<'r>(
 fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
     let seed = seed()?;
     let store = memory::store(&options, &Classes::new(&options), seed)?;
+    store.crawler_enabled_set(options.extended.crawler);
     let shared = share(options, store, listening, Clock::start())?;
     let shared = &shared;
     let acceptor = Acceptor::new(shared, &listening.listeners, signals)
