@@ -116,11 +116,9 @@ pub enum Next {
     Close,
     /// The line `input[consumed..consumed + len]` (without its line end; `skip` = bytes to consume after answering) is
     /// an administrative command for the door to answer: stats, verbosity, cache_memlimit, shutdown, slabs, lru,
-    /// lru_crawler, watch, ... The door writes its reply, consumes `skip` bytes and calls again.
+    /// lru_crawler, watch, ... The door writes its reply, consumes `skip` bytes and calls again. A binary `stat` comes in the
+    /// same way: what begins with [`REQUEST_MAGIC`](unbuckle_wire::binary::REQUEST_MAGIC) is no line but its frame.
     Admin { len: usize, skip: usize },
-    /// The binary frame `input[consumed..consumed + len]` asks for statistics. The door answers it, consumes it and calls
-    /// again.
-    Stat { len: usize },
 }
 
 /// What a call came to.

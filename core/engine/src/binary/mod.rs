@@ -84,7 +84,8 @@ impl Engine<'_, '_> {
             }
             Command::Stat => {
                 turn.requests = turn.requests.wrapping_add(1);
-                return Break(Next::Stat { len: frame.front_len() });
+                let len = frame.front_len();
+                return Break(Next::Admin { len, skip: len });
             }
             Command::SaslList => self.sasl_list(turn, header),
             Command::Sasl { mechanism, step } => return self.sasl(session, turn, frame, mechanism, step),
