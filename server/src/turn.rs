@@ -181,7 +181,7 @@ impl<'s, 'r> Server<'s, 'r> {
     fn consider_peeking(&self, connection: &mut Connection<'_>, filled: Filled) {
         if connection.peeking {
             connection.peeking = filled.bytes > 0 || !connection.session.is_idle();
-        } else if filled.bytes >= LONG_LINE_BYTES {
+        } else if filled.bytes >= LONG_LINE_BYTES && !connection.session.is_binary() {
             connection.peeking = !self.input[..filled.bytes].contains(&b'\n');
         }
     }
@@ -193,6 +193,7 @@ impl<'s, 'r> Server<'s, 'r> {
         while matches!(received, Received::Bytes)
             && connection.readable
             && connection.session.is_idle()
+            && !connection.session.is_binary()
             && (UNFINISHED_BYTES_MAX..LINE_BYTES_MAX).contains(&filled.bytes)
             && matches!(frame(&self.input[..filled.bytes]), Framing::Overlong)
         {

@@ -8,6 +8,7 @@ use crate::acceptor::Acceptor;
 use crate::ahead;
 use crate::buffers::Exhausted;
 use crate::connection::{Connection, Table, Token};
+use crate::options;
 use crate::roster::{Entry, State, lock};
 use crate::shared::{Arrival, Desk, Shared};
 use crate::turn::{Leftover, Server, Turn};
@@ -16,7 +17,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{self, Errno};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
-use unbuckle_engine::{Engine, Settings};
+use unbuckle_engine::{Engine, Protocol, Settings};
 
 /// Sockets that one poll reports.
 const EVENTS_MAX: usize = 128;
@@ -61,9 +62,20 @@ impl<'s, 'r> Worker<'s, 'r> {
         acceptor: Option<Acceptor<'s, 'r>>,
     ) -> io::Result<Worker<'s, 'r>> {
         let desk = &shared.desks[number];
-        let settings = Settings { cas: shared.options.cas, flush_enabled: shared.options.flush_enabled };
+        let settings = Settings {
+            cas: shared.options.cas,
+            flush_enabled: shared.options.flush_enabled,
+            protocol: match shared.options.protocol {
+                options::Protocol::Auto => Protocol::Negotiated,
+                options::Protocol::Ascii => Protocol::Text,
+                options::Protocol::Binary => Protocol::Binary,
+            },
+        };
         let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
-        let engine = Engine::new(hands, settings, &desk.counters);
+        let mut engine = Engine::new(hands, settings, &desk.counters);
+        if let Some(passwords) = &shared.passwords {
+            engine = engine.guarded(passwords);
+        }
         let poll = epoll::create(CreateFlags::CLOEXEC)?;
         let ticker = shared.clock.ticker()?;
         let edge = EventFlags::IN | EventFlags::ET;

@@ -37,8 +37,11 @@ pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         Protocol::Binary => "binary",
     };
     stat(reply, "binding_protocol", protocol);
-    stat(reply, "auth_enabled_sasl", "no");
-    stat(reply, "auth_enabled_ascii", "no");
+    stat(reply, "auth_enabled_sasl", yes_no(options.sasl));
+    match &options.auth_file {
+        Some(path) => stat(reply, "auth_enabled_ascii", path.display()),
+        None => stat(reply, "auth_enabled_ascii", "no"),
+    }
     stat(reply, "item_size_max", options.item_bytes_max);
     without_effect(shared, reply);
 }
