@@ -43,7 +43,8 @@ pub(crate) fn all(server: &Path) -> Vec<Outcome> {
         )),
     }
     if program("memccapable").is_some() && program("memcaslap").is_some() {
-        outcomes.push(Outcome::new("client memccapable -a", capable(&target)));
+        outcomes.push(Outcome::new("client memccapable -a", capable(&target, "-a", "ascii ", 20)));
+        outcomes.push(Outcome::new("client memccapable -b", capable(&target, "-b", "binary ", 27)));
         outcomes.push(Outcome::new("client memcaslap over TCP", load(&target, Transport::Tcp)));
         outcomes.push(Outcome::new("client memcaslap over UDP", load(&target, Transport::Udp)));
     } else {
@@ -97,15 +98,15 @@ fn still_running(server: &mut Server) -> Result<()> {
     }
 }
 
-/// Every line must say `[pass]`, but for the exceptions.
-fn capable(target: &Target) -> Result<()> {
+/// Every line of at least `tests_min` must say `[pass]`, but for the exceptions.
+fn capable(target: &Target, flag: &str, prefix: &str, tests_min: usize) -> Result<()> {
     let (mut server, port) = started(target, Transport::Tcp)?;
     let output =
-        Command::new("memccapable").args(["-h", "127.0.0.1", "-p", &port.to_string(), "-a"]).output()?;
+        Command::new("memccapable").args(["-h", "127.0.0.1", "-p", &port.to_string(), flag]).output()?;
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let tests: Vec<&str> = text.lines().filter(|line| line.starts_with("ascii ")).collect();
-    ensure!(tests.len() >= 20, "memccapable ran only {} tests:\n{text}", tests.len());
+    let tests: Vec<&str> = text.lines().filter(|line| line.starts_with(prefix)).collect();
+    ensure!(tests.len() >= tests_min, "memccapable ran only {} tests:\n{text}", tests.len());
     let excepted = |line: &str| {
         let name = line.split('[').next().unwrap_or_default().trim();
         CAPABLE_EXCEPTIONS.contains(&name)

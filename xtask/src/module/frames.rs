@@ -2,7 +2,6 @@
 //!
 //! Indirect calls are not followed. The core has one, to a function that does nothing.
 
-use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A return address.
@@ -53,17 +52,24 @@ impl Frames {
         Some((largest.0.clone(), largest.1.bytes))
     }
 
-    /// The chain of calls that takes the most stack, and how much. An error if functions call each other in a circle.
-    pub(crate) fn longest_chain(&self) -> Result<(Vec<String>, usize)> {
+    /// The chain of calls that takes the most stack, how much that is, and the circles that were met: functions that
+    /// call each other. Each circle is counted as gone round once more, wherever it is in the chain.
+    pub(crate) fn longest_chain(&self) -> Longest {
+        let mut longest = Longest::default();
         let mut known = BTreeMap::new();
-        let mut longest = (Vec::new(), 0);
         for name in self.0.keys() {
-            let chain = self.chain_from(name, &mut known, &mut Vec::new())?;
-            if chain.1 > longest.1 {
-                longest = chain;
+            let chain = self.chain_from(name, &mut known, &mut Vec::new(), &mut longest.circles);
+            if chain.1 > longest.bytes {
+                (longest.chain, longest.bytes) = chain;
             }
         }
-        Ok(longest)
+        let circle_bytes = |circle: &Vec<String>| circle.iter().map(|name| self.bytes(name)).sum::<usize>();
+        longest.bytes += longest.circles.iter().map(circle_bytes).max().unwrap_or(0);
+        longest
+    }
+
+    fn bytes(&self, name: &str) -> usize {
+        self.0.get(name).map_or(0, |function| function.bytes + CALL_BYTES)
     }
 
     fn chain_from(
@@ -71,29 +77,33 @@ impl Frames {
         name: &str,
         known: &mut BTreeMap<String, (Vec<String>, usize)>,
         above: &mut Vec<String>,
-    ) -> Result<(Vec<String>, usize)> {
-        let Some(function) = self.0.get(name) else { return Ok((Vec::new(), 0)) };
-        if let Some(chain) = known.get(name) {
-            return Ok(chain.clone());
+        circles: &mut Vec<Vec<String>>,
+    ) -> (Vec<String>, usize) {
+        let Some(function) = self.0.get(name) else { return (Vec::new(), 0) };
+        if let Some(at) = above.iter().position(|caller| caller == name) {
+            circles.push(above[at..].to_vec());
+            return (Vec::new(), 0);
         }
-        if above.iter().any(|caller| caller == name) {
-            bail!("{name} calls itself by way of {above:?}: its stack has no bound");
+        if let Some(chain) = known.get(name) {
+            return chain.clone();
         }
         above.push(name.to_owned());
-        let mut deepest = (Vec::new(), 0);
-        for callee in &function.callees {
-            let chain = self.chain_from(callee, known, above)?;
-            if chain.1 > deepest.1 {
-                deepest = chain;
-            }
-        }
+        let chains = function.callees.iter().map(|callee| self.chain_from(callee, known, above, circles));
+        let (below, bytes) = chains.max_by_key(|(_, bytes)| *bytes).unwrap_or_default();
         above.pop();
         let mut names = vec![name.to_owned()];
-        names.extend(deepest.0);
-        let chain = (names, deepest.1 + function.bytes + CALL_BYTES);
+        names.extend(below);
+        let chain = (names, bytes + self.bytes(name));
         known.insert(name.to_owned(), chain.clone());
-        Ok(chain)
+        chain
     }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Longest {
+    pub(crate) chain: Vec<String>,
+    pub(crate) bytes: usize,
+    pub(crate) circles: Vec<Vec<String>>,
 }
 
 /// `0000000000000000 <name>:`
@@ -159,14 +169,16 @@ mod tests {
     fn chains_are_added_up() {
         let frames = Frames::of(TEXT);
         assert_eq!(frames.largest(), Some(("top".to_owned(), 0x108)));
-        let (names, bytes) = frames.longest_chain().unwrap();
-        assert_eq!(names, ["top", "middle", "bottom"]);
-        assert_eq!(bytes, 0x108 + 0x10 + 8 + 3 * CALL_BYTES);
+        let longest = frames.longest_chain();
+        assert_eq!(longest.chain, ["top", "middle", "bottom"]);
+        assert_eq!(longest.bytes, 0x108 + 0x10 + 8 + 3 * CALL_BYTES);
+        assert!(longest.circles.is_empty());
     }
 
     #[test]
-    fn circles_are_refused() {
+    fn circles_are_told() {
         let circle = TEXT.replace("  30:\tpush   %rbx", "  30:\tjmp    0 <top>");
-        assert!(Frames::of(&circle).longest_chain().is_err());
+        let longest = Frames::of(&circle).longest_chain();
+        assert_eq!(longest.circles, [["bottom", "top", "middle"]]);
     }
 }
