@@ -31,6 +31,14 @@ struct unbuckle_settings {
 	u8 cas;
 	u8 flush_enabled;
 	u8 debug_time;
+	u8 protocol;		/* enum unbuckle_protocol */
+};
+
+/* What connections speak: what their first byte tells, or always the same. */
+enum unbuckle_protocol {
+	UNBUCKLE_NEGOTIATED,
+	UNBUCKLE_TEXT,
+	UNBUCKLE_BINARY,
 };
 
 /* What the shim counts. `connections` is a level, the others only grow. */

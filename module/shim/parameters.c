@@ -44,6 +44,9 @@ MODULE_PARM_DESC(chunk_size, "least bytes of a size class in statistics (default
 static unsigned int growth_percent = 125;
 module_param(growth_percent, uint, 0444);
 MODULE_PARM_DESC(growth_percent, "growth of size classes in statistics, hundredths (default 125)");
+static char *protocol = "auto";
+module_param(protocol, charp, 0444);
+MODULE_PARM_DESC(protocol, "what clients speak: auto (default), ascii or binary");
 static bool evict = true;
 module_param(evict, bool, 0444);
 MODULE_PARM_DESC(evict, "make room by evicting; off: a full store refuses (default on)");
@@ -68,6 +71,23 @@ static int refuse(const char *name, unsigned long value, const char *wanted)
 	return -EINVAL;
 }
 
+/* Where `word` is in `words`, or -1. */
+static int find(const char *name, const char *word, const char *const words[], int count, const char *wanted)
+{
+	int at;
+
+	for (at = 0; at < count; at++)
+		if (!strcmp(word, words[at]))
+			return at;
+	pr_err("%s=%s is not known: expected %s\n", name, word, wanted);
+	return -1;
+}
+
+static const char *const routings[] = { "round-robin", "key" };
+/* In the order of enum unbuckle_protocol. */
+static const char *const protocols[] = { "auto", "ascii", "binary" };
+#define find_in(words, name, word, wanted) find(name, word, words, ARRAY_SIZE(words), wanted)
+
 static int check(void)
 {
 	if (!tcp && !udp) {
@@ -84,10 +104,9 @@ static int check(void)
 		return refuse("workers", workers, "expected at most 256");
 	if (udp_workers > WORKERS_MAX)
 		return refuse("udp_workers", udp_workers, "expected at most 256");
-	if (strcmp(routing, "round-robin") && strcmp(routing, "key")) {
-		pr_err("routing=%s is not known: expected round-robin or key\n", routing);
+	if (find_in(routings, "routing", routing, "round-robin or key") < 0 ||
+	    find_in(protocols, "protocol", protocol, "auto, ascii or binary") < 0)
 		return -EINVAL;
-	}
 	if (connections == 0 || connections > CONNECTIONS_MAX)
 		return refuse("connections", connections, "expected 1 to 1048576");
 	if (requests_per_turn == 0)
@@ -126,6 +145,7 @@ int ub_parameters_read(struct ub_parameters *to)
 			.cas = cas,
 			.flush_enabled = flush,
 			.debug_time = debug_time,
+			.protocol = find_in(protocols, "protocol", protocol, ""),
 		},
 	};
 	to->core.tcp_workers = to->workers;

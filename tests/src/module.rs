@@ -59,6 +59,7 @@ pub fn parameters(case: &Case) -> Result<Vec<String>> {
             "-c" => format!("connections={}", value()?),
             "-n" => format!("chunk_size={}", value()?),
             "-f" => format!("growth_percent={}", hundredths(value()?)?),
+            "-B" => format!("protocol={}", value()?),
             "-R" => format!("requests_per_turn={}", value()?),
             other => bail!("the module has no parameter for {other}"),
         });

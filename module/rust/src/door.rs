@@ -3,7 +3,7 @@
 use crate::memory::{Cutter, Reserved};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use unbuckle_engine::{Counters, Engine, OUTPUT_BYTES_MIN};
+use unbuckle_engine::{Counters, Engine, OUTPUT_BYTES_MIN, Protocol};
 use unbuckle_layout::sync::AtomicU64 as Word;
 use unbuckle_store::{CLASSES_MAX, Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts};
 
@@ -34,9 +34,19 @@ pub(crate) struct Settings {
     pub(crate) cas: u8,
     pub(crate) flush_enabled: u8,
     pub(crate) debug_time: u8,
+    /// `enum unbuckle_protocol`
+    pub(crate) protocol: u8,
 }
 
 impl Settings {
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self.protocol {
+            1 => Protocol::Text,
+            2 => Protocol::Binary,
+            _ => Protocol::Negotiated,
+        }
+    }
+
     /// The largest chunk that memcached would have: half an item, or the item if it is small.
     pub(crate) fn chunk_bytes_max(&self) -> u32 {
         const HALF_A_MEGABYTE: u64 = 1 << 19;
@@ -160,6 +170,7 @@ impl Core {
         let settings = unbuckle_engine::Settings {
             cas: core.settings.cas != 0,
             flush_enabled: core.settings.flush_enabled != 0,
+            protocol: core.settings.protocol(),
         };
         let posts = posts.fill(|_| None);
         let engines = pipelines.try_fill(|index| {

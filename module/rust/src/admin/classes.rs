@@ -1,8 +1,9 @@
 //! Size classes: `stats items` and `stats slabs`, as the server gives them.
 
-use super::text::Text;
+use super::text::{Name, Text};
 use crate::door::Core;
 use unbuckle_store::ClassGauges;
+use unbuckle_wire::number::{DECIMAL_BYTES_MAX, decimal};
 
 const PAGE_BYTES: u64 = 1 << 20;
 
@@ -66,14 +67,8 @@ fn held(core: &Core) -> impl Iterator<Item = (u64, u64, ClassGauges)> {
 }
 
 fn line(reply: &mut Text<'_, '_>, prefix: &[u8], class: u64, name: &[u8], value: u64) {
-    reply.put(b"STAT ");
-    reply.put(prefix);
-    reply.number(class);
-    for part in [b":", name, b" "] {
-        reply.put(part);
-    }
-    reply.number(value);
-    reply.put(b"\r\n");
+    let name = Name::of(&[prefix, decimal(class, &mut [0; DECIMAL_BYTES_MAX]), b":", name]);
+    reply.stat(name.as_slice(), value);
 }
 
 pub(super) fn items(core: &Core, reply: &mut Text<'_, '_>) {

@@ -111,7 +111,7 @@ fn tune<'l>(hot: Option<&[u8]>, mut arguments: impl Iterator<Item = &'l [u8]>) -
     if hot.saturating_add(warm) > 80 { b"ERROR hot and warm pcts must not exceed 80" } else { OK }
 }
 
-pub(super) fn lru_crawler<'l>(mut arguments: impl Iterator<Item = &'l [u8]>) -> &'static [u8] {
+pub(super) fn lru_crawler<'l>(core: &Core, mut arguments: impl Iterator<Item = &'l [u8]>) -> &'static [u8] {
     let (command, argument) = (arguments.next(), arguments.next());
     match (command, argument) {
         (Some(b"crawl"), Some(b"all")) => OK,
@@ -125,7 +125,10 @@ pub(super) fn lru_crawler<'l>(mut arguments: impl Iterator<Item = &'l [u8]>) -> 
             Some(_) => b"CLIENT_ERROR sleep must be one second or less",
             None => BAD_FORMAT,
         },
-        (Some(b"enable" | b"disable"), None | Some(b"noreply")) => OK,
+        (Some(what @ (b"enable" | b"disable")), None | Some(b"noreply")) => {
+            core.store.crawler_enabled_set(what == b"enable");
+            OK
+        }
         _ => ERROR,
     }
 }

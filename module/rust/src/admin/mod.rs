@@ -5,6 +5,7 @@
 
 mod classes;
 mod controls;
+mod frames;
 mod general;
 mod settings;
 mod text;
@@ -12,6 +13,7 @@ mod text;
 use crate::door::Core;
 use text::Text;
 use unbuckle_engine::Output;
+use unbuckle_wire::binary::{Framing, REQUEST_MAGIC, frame};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -23,8 +25,18 @@ pub(crate) enum Outcome {
 
 /// Answers `line` (without its line end) behind what the output holds.
 pub(crate) fn answer(core: &Core, line: &[u8], now_s: u32, output: &mut Output<'_>) -> Outcome {
-    let mut reply = Text::new(output);
-    command(core, line, now_s, &mut reply);
+    let reply = match frame(line) {
+        Framing::Frame(request) if line.first() == Some(&REQUEST_MAGIC) => {
+            let mut reply = Text::framed(output, request.header);
+            frames::stat(core, request.key, now_s, &mut reply);
+            reply
+        }
+        _ => {
+            let mut reply = Text::new(output);
+            command(core, line, now_s, &mut reply);
+            reply
+        }
+    };
     if reply.finish() { Outcome::Replied } else { Outcome::Full }
 }
 
@@ -53,7 +65,7 @@ fn command(core: &Core, line: &[u8], now_s: u32, reply: &mut Text<'_, '_>) {
         b"cache_memlimit" => controls::memory_limit(core, arguments),
         b"slabs" => controls::slabs(arguments),
         b"lru" => controls::lru(arguments),
-        b"lru_crawler" => controls::lru_crawler(arguments),
+        b"lru_crawler" => controls::lru_crawler(core, arguments),
         b"watch" => controls::watch(arguments),
         b"shutdown" => b"SERVER_ERROR: shutdown not enabled",
         b"debugtime" if core.settings.debug_time != 0 => controls::debug_time(core, arguments),
@@ -73,20 +85,32 @@ fn stats<'l>(
     reply: &mut Text<'_, '_>,
 ) {
     match arguments.next() {
-        None => general::general(core, now_s, reply),
         Some(b"reset") => {
             general::reset(core);
             return reply.put(b"RESET\r\n");
         }
-        Some(b"settings") => settings::settings(core, reply),
-        Some(b"items") => classes::items(core, reply),
-        Some(b"slabs") => classes::slabs(core, reply),
-        Some(b"sizes") => reply.word(b"sizes_status", b"disabled"),
-        Some(b"unbuckle") => general::own(core, reply),
-        Some(b"conns" | b"extstore") => {}
         Some(b"detail") => return reply.put(controls::detail(arguments)),
         Some(b"cachedump") => return reply.put(b"CLIENT_ERROR stats cachedump not allowed\r\n"),
-        Some(_) => return reply.put(b"ERROR\r\n"),
+        group => {
+            if !stats_group(core, group.unwrap_or_default(), now_s, reply) {
+                return reply.put(b"ERROR\r\n");
+            }
+        }
     }
     reply.put(b"END\r\n");
+}
+
+/// The statistics of one group, without what ends them. False: there is no such group.
+fn stats_group(core: &Core, group: &[u8], now_s: u32, reply: &mut Text<'_, '_>) -> bool {
+    match group {
+        b"" => general::general(core, now_s, reply),
+        b"settings" => settings::settings(core, reply),
+        b"items" => classes::items(core, reply),
+        b"slabs" => classes::slabs(core, reply),
+        b"sizes" => reply.word(b"sizes_status", b"disabled"),
+        b"unbuckle" => general::own(core, reply),
+        b"conns" | b"extstore" => {}
+        _ => return false,
+    }
+    true
 }

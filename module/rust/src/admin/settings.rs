@@ -2,9 +2,11 @@
 //!
 //! Where a setting steers something that is not here, the value is memcached's default.
 
-use super::text::Text;
+use super::text::{Name, Text};
 use crate::door::Core;
 use core::sync::atomic::Ordering::Relaxed;
+use unbuckle_engine::Protocol;
+use unbuckle_wire::number::{DECIMAL_BYTES_MAX, decimal};
 
 fn yes_no(value: bool) -> &'static [u8] {
     if value { b"yes" } else { b"no" }
@@ -32,7 +34,12 @@ pub(super) fn settings(core: &Core, reply: &mut Text<'_, '_>) {
     reply.stat(b"reqs_per_event", u64::from(settings.requests_per_turn));
     reply.word(b"cas_enabled", yes_no(settings.cas != 0));
     reply.stat(b"tcp_backlog", 1024);
-    reply.word(b"binding_protocol", b"auto-negotiate");
+    let protocol: &[u8] = match settings.protocol() {
+        Protocol::Negotiated => b"auto-negotiate",
+        Protocol::Text => b"ascii",
+        Protocol::Binary => b"binary",
+    };
+    reply.word(b"binding_protocol", protocol);
     reply.word(b"auth_enabled_sasl", b"no");
     reply.word(b"auth_enabled_ascii", b"no");
     reply.stat(b"item_size_max", settings.item_bytes_max);
@@ -48,12 +55,11 @@ pub(super) fn settings(core: &Core, reply: &mut Text<'_, '_>) {
 
 /// Hundredths, as a number with two digits behind its point.
 fn growth_factor(percent: u32, reply: &mut Text<'_, '_>) {
-    reply.put(b"STAT growth_factor ");
-    reply.number(u64::from(percent / 100));
-    reply.put(b".");
-    reply.number(u64::from(percent / 10 % 10));
-    reply.number(u64::from(percent % 10));
-    reply.put(b"\r\n");
+    let digit = |value: u32| [b'0'.wrapping_add((value % 10) as u8)];
+    let whole = &mut [0; DECIMAL_BYTES_MAX];
+    let whole = decimal(u64::from(percent / 100), whole);
+    let number = Name::of(&[whole, b".", &digit(percent / 10), &digit(percent)]);
+    reply.word(b"growth_factor", number.as_slice());
 }
 
 /// The rest, in order, with memcached's defaults. An empty one is filled in above.
