@@ -25,6 +25,13 @@ function code(Memcached $client, int $expected, string $what): void
     same($expected, $client->getResultCode(), "$what ({$client->getResultMessage()})");
 }
 
+/** The binary protocol says why nothing was stored, the text protocol only that nothing was. */
+function not_stored(Memcached $client, string $what, int $reason = Memcached::RES_NOTFOUND): void
+{
+    $binary = $client->getOption(Memcached::OPT_BINARY_PROTOCOL);
+    code($client, $binary ? $reason : Memcached::RES_NOTSTORED, $what);
+}
+
 /** Every way to reach a server, with the options that make it so. */
 function doors(string $socket): array
 {
@@ -91,16 +98,16 @@ function conditional_storage(Memcached $client): void
     $client->setOption(Memcached::OPT_COMPRESSION, false);
     $client->delete('conditional');
     same(false, $client->replace('conditional', 'x'), 'replace of nothing');
-    code($client, Memcached::RES_NOTSTORED, 'replace of nothing');
+    not_stored($client, 'replace of nothing');
     same(true, $client->add('conditional', 'first'), 'add');
     same(false, $client->add('conditional', 'second'), 'add again');
-    code($client, Memcached::RES_NOTSTORED, 'add again');
+    not_stored($client, 'add again', Memcached::RES_DATA_EXISTS);
     same(true, $client->replace('conditional', 'middle'), 'replace');
     same(true, $client->append('conditional', '-after'), 'append');
     same(true, $client->prepend('conditional', 'before-'), 'prepend');
     same('before-middle-after', $client->get('conditional'), 'the whole');
     same(false, $client->append('conditional-missing', 'x'), 'append to nothing');
-    code($client, Memcached::RES_NOTSTORED, 'append to nothing');
+    not_stored($client, 'append to nothing', Memcached::RES_NOTSTORED);
 }
 
 function compare_and_swap(Memcached $client): void
@@ -119,7 +126,8 @@ function compare_and_swap(Memcached $client): void
 
 function user_flags(Memcached $client): void
 {
-    check($client->set('flags', 'x', 0, 0x1234), 'set');
+    check($client->setOption(Memcached::OPT_USER_FLAGS, 0x1234), 'the option');
+    check($client->set('flags', 'x'), 'set');
     same(0x1234, $client->get('flags', null, Memcached::GET_EXTENDED)['flags'], 'flags');
 }
 
@@ -160,9 +168,9 @@ function delayed_replies(Memcached $client): void
     }
     ksort($seen);
     same(['later-1' => 'a', 'later-2' => 'b'], $seen, 'fetch');
-    code($client, Memcached::RES_END, 'the end');
+    code($client, Memcached::RES_NOTFOUND, 'the end');
     $client->getDelayed(['later-3', 'later-missing']);
-    same([['key' => 'later-3', 'value' => 'c']], $client->fetchAll(), 'fetchAll');
+    same(['later-3' => 'c'], array_column($client->fetchAll(), 'value', 'key'), 'fetchAll');
     $got = [];
     $client->getDelayed(['later-1'], false, function ($client, $row) use (&$got) {
         $got[] = $row['value'];
@@ -270,7 +278,6 @@ function buffered_writes(Memcached $client): void
         $client->set("buffered-$number", "value $number");
     }
     check($client->flushBuffers(), 'flushBuffers');
-    $client->setOption(Memcached::OPT_BUFFER_WRITES, false);
     same('value 299', $client->get('buffered-299'), 'the last');
     same('value 0', $client->get('buffered-0'), 'the first');
 }
