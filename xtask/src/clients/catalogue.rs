@@ -14,6 +14,7 @@ const PHP: &[(&str, &str)] = &[
     ("php", "apt-get install php-cli php-memcached"),
     ("/etc/php/8.2/mods-available/memcached.ini", "apt-get install php-memcached"),
 ];
+const TOXIPROXY: &str = "needs toxiproxy-server, which Debian does not have";
 const ON_THE_USUAL_PORT: &str = "-p 11211";
 const ON_A_SOCKET: &str = "-s {sockets}/memcached.sock";
 
@@ -59,7 +60,7 @@ fn pymemcache() -> Suite {
         folder: "pymemcache",
         form: Form::Pytest,
         is_crate: false,
-        passed_min: 400,
+        passed_min: 671,
         fails_on_memcached: &[],
     }
 }
@@ -96,7 +97,7 @@ fn django() -> Suite {
         folder: "Django/tests",
         form: Form::Unittest,
         is_crate: false,
-        passed_min: 100,
+        passed_min: 116,
         fails_on_memcached: &[],
     }
 }
@@ -112,7 +113,7 @@ fn bmemcached() -> Suite {
         folder: "python-binary-memcached",
         form: Form::Pytest,
         is_crate: false,
-        passed_min: 200,
+        passed_min: 299,
         fails_on_memcached: &[],
     }
 }
@@ -140,7 +141,7 @@ fn memcache_crate() -> Suite {
         folder: "memcache",
         form: Form::Cargo,
         is_crate: true,
-        passed_min: 50,
+        passed_min: 165,
         fails_on_memcached: &[],
     }
 }
@@ -159,8 +160,16 @@ fn async_memcached_crate() -> Suite {
         folder: "async-memcached",
         form: Form::Cargo,
         is_crate: true,
-        passed_min: 150,
-        fails_on_memcached: &[],
+        passed_min: 239,
+        fails_on_memcached: &[
+            ("key_dump", "its parser does not know how 1.6.45 ends the lines of a dump"),
+            ("caller_timeouts_allow_recovery_with_a_new_connection", TOXIPROXY),
+            ("fragmented_requests_and_responses_preserve_payloads", TOXIPROXY),
+            ("meta_write_pipeline_reports_disconnect_and_can_be_retried_on_a_new_client", TOXIPROXY),
+            ("single_and_multi_reads_report_proxy_shutdown", TOXIPROXY),
+            ("truncated_read_bodies_never_return_partial_values", TOXIPROXY),
+            ("with_toxic_client", TOXIPROXY),
+        ],
     }
 }
 
@@ -180,7 +189,7 @@ fn php_memcached() -> Suite {
         folder: "",
         form: Form::Cargo,
         is_crate: false,
-        passed_min: 20,
+        passed_min: 72,
         fails_on_memcached: &[],
     }
 }

@@ -105,7 +105,8 @@ impl Sources {
             for (name, version) in [MEMCACHE_CRATE, ASYNC_CRATE] {
                 self.copy_crate(&metadata, name, version)?;
             }
-            self.move_sockets(&self.folder.join("memcache/tests"))
+            self.move_sockets(&self.folder.join("memcache/tests"))?;
+            self.move_sockets(&self.folder.join("memcache/src"))
         })?;
         for (name, _) in [MEMCACHE_CRATE, ASYNC_CRATE] {
             let mut build = cargo();
