@@ -147,7 +147,7 @@ fn child(name: &str, items: u32) -> Result<()> {
         Subject::ServeGet | Subject::ServeSet | Subject::ServeMetaGet | Subject::ServeMetaSet => {
             Hands::Engine(Box::new(Engine::new(
                 worker,
-                Settings { cas: true, flush_enabled: true },
+                Settings::default(),
                 &counters,
             )))
         }

@@ -5,12 +5,14 @@
 //!
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
-//! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
+//! - `authentication.rs` who may come in; `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //!
 //! What items are, and how requests are read, is in the core crates.
 
 mod acceptor;
 mod admin;
+mod ahead;
+mod authentication;
 mod buffers;
 pub mod clock;
 mod connection;
@@ -27,6 +29,7 @@ mod worker;
 
 use acceptor::Acceptor;
 use admin::Classes;
+use authentication::Passwords;
 use buffers::Budget;
 use clock::Clock;
 use listen::Listening;
@@ -74,6 +77,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     }
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
+    let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
     if options.daemon {
         system::daemonize(options.core_dumps, options.verbosity > 0)
@@ -88,7 +92,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals);
+    let served = serve(options, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -130,6 +134,7 @@ fn share<'r>(
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
+    passwords: Option<Passwords>,
 ) -> Result<Shared<'r>, Refusal> {
     let desks = (0..options.threads).map(|_| Desk::new()).collect::<Result<Vec<_>, _>>();
     let roster = Roster::new(options.connections_max as usize + ROSTER_ROWS_BESIDE);
@@ -152,14 +157,21 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        passwords,
         options,
     })
 }
 
-fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
+fn serve(
+    options: Options,
+    listening: &Listening,
+    signals: &Signals,
+    passwords: Option<Passwords>,
+) -> Result<(), Refusal> {
     let seed = seed()?;
     let store = memory::store(&options, &Classes::new(&options), seed)?;
-    let shared = share(options, store, listening, Clock::start())?;
+    store.crawler_enabled_set(options.extended.crawler);
+    let shared = share(options, store, listening, Clock::start(), passwords)?;
     let shared = &shared;
     let acceptor = Acceptor::new(shared, &listening.listeners, signals)
         .map_err(|error| failure("cannot make the acceptor's poll", error))?;

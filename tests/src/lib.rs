@@ -10,6 +10,7 @@
 
 pub mod connection;
 pub mod escape;
+pub mod frame;
 pub mod play;
 pub mod server;
 pub mod suite;

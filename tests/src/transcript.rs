@@ -3,6 +3,7 @@
 //! This file only reads the form that `tests/README.md` describes; [`crate::play`] gives the steps their meaning.
 
 use crate::escape::{self, Piece};
+use crate::frame::{self, Direction};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
@@ -219,7 +220,11 @@ fn unrolled(text: &str) -> Result<Vec<(usize, String)>> {
 }
 
 fn read_line(case: &mut Case, line: &str) -> Result<()> {
-    if let Some((marker, bytes)) = marked(line) {
+    if let Some(frame) = line.strip_prefix(">= ") {
+        case.steps.push(Step::Send(frame::parse(frame, Direction::Request)?));
+    } else if let Some(frame) = line.strip_prefix("<= ") {
+        case.steps.push(Step::Expect(frame::parse(frame, Direction::Reply)?));
+    } else if let Some((marker, bytes)) = marked(line) {
         let mut pieces = escape::parse(bytes)?;
         if marker.len() == 1 {
             pieces.push(Piece::Bytes(b"\r\n".to_vec()));

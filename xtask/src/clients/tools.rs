@@ -17,10 +17,11 @@ const CAPABLE_EXCEPTIONS: [&str; 2] = ["ascii delete noreply", "ascii delete"];
 const LIBMEMCACHED: &str = "apt-get install libmemcached-tools";
 const PYTHON: &str = "apt-get install python3-venv python3-dev libmemcached-dev gcc, and a way to PyPI";
 
-pub(super) const TITLES: [&str; 5] = [
+pub(super) const TITLES: [&str; 6] = [
     "session: pymemcache",
     "session: pylibmc",
     "tool: memccapable -a",
+    "tool: memccapable -b",
     "tool: memcaslap over TCP",
     "tool: memcaslap over UDP",
 ];
@@ -44,7 +45,8 @@ fn outcome(target: &Target, title: &str) -> Outcome {
         return Outcome::skipped(title, LIBMEMCACHED);
     }
     let result = match title {
-        "tool: memccapable -a" => capable(target),
+        "tool: memccapable -a" => capable(target, "-a", "ascii ", 20),
+        "tool: memccapable -b" => capable(target, "-b", "binary ", 27),
         "tool: memcaslap over UDP" => load(target, Transport::Udp),
         _ => load(target, Transport::Tcp),
     };
@@ -73,15 +75,15 @@ fn still_running(server: &mut Server) -> Result<()> {
     }
 }
 
-/// Every line must say `[pass]`, but for the exceptions.
-fn capable(target: &Target) -> Result<()> {
+/// Every line of at least `tests_min` must say `[pass]`, but for the exceptions.
+fn capable(target: &Target, flag: &str, prefix: &str, tests_min: usize) -> Result<()> {
     let (mut server, port) = started(target, Transport::Tcp)?;
     let output =
-        Command::new("memccapable").args(["-h", "127.0.0.1", "-p", &port.to_string(), "-a"]).output()?;
+        Command::new("memccapable").args(["-h", "127.0.0.1", "-p", &port.to_string(), flag]).output()?;
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let tests: Vec<&str> = text.lines().filter(|line| line.starts_with("ascii ")).collect();
-    ensure!(tests.len() >= 20, "memccapable ran only {} tests:\n{text}", tests.len());
+    let tests: Vec<&str> = text.lines().filter(|line| line.starts_with(prefix)).collect();
+    ensure!(tests.len() >= tests_min, "memccapable ran only {} tests:\n{text}", tests.len());
     let excepted = |line: &str| {
         let name = line.split('[').next().unwrap_or_default().trim();
         CAPABLE_EXCEPTIONS.contains(&name)
