@@ -5,6 +5,7 @@
 //!
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
+//! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
 //! - `authentication.rs` who may come in; `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //!
 //! What items are, and how requests are read, is in the core crates.
@@ -20,6 +21,7 @@ mod limits;
 mod listen;
 pub mod memory;
 pub mod options;
+mod restart;
 mod roster;
 mod shared;
 mod system;
@@ -169,10 +171,23 @@ fn serve(
     passwords: Option<Passwords>,
 ) -> Result<(), Refusal> {
     let seed = seed()?;
-    let store = memory::store(&options, &Classes::new(&options), seed)?;
+    let classes = Classes::new(&options);
+    let (store, clock, memory_file) = memory::store(&options, &classes, seed, &mut |line| say(line))?;
     store.crawler_enabled_set(options.extended.crawler);
-    let shared = share(options, store, listening, Clock::start(), passwords)?;
-    let shared = &shared;
+    let shared = share(options, store, listening, clock, passwords)?;
+    serve_shared(&shared, listening, signals, seed[0])?;
+    match memory_file {
+        Some(file) => file.seal(&shared.store, &shared.clock),
+        None => Ok(()),
+    }
+}
+
+fn serve_shared(
+    shared: &Shared<'_>,
+    listening: &Listening,
+    signals: &Signals,
+    seed: u64,
+) -> Result<(), Refusal> {
     let acceptor = Acceptor::new(shared, &listening.listeners, signals)
         .map_err(|error| failure("cannot make the acceptor's poll", error))?;
     let sockets = datagram_sockets(listening, shared.desks.len())?;
@@ -183,9 +198,9 @@ fn serve(
     }
     if let (1, [_]) = (shared.desks.len(), &sockets[..]) {
         let sockets = sockets.into_iter().flatten().collect();
-        return work(shared, 0, sockets, seed[0], Some(acceptor));
+        return work(shared, 0, sockets, seed, Some(acceptor));
     }
-    serve_with_threads(shared, sockets, seed[0], acceptor)
+    serve_with_threads(shared, sockets, seed, acceptor)
 }
 
 fn serve_with_threads<'s>(

@@ -59,8 +59,8 @@ pub(crate) struct Sweep {
     phase: AtomicU32,
     line: AtomicU64,
     /// Second and size of the index at the last one's end.
-    last_s: AtomicU32,
-    last_lines: AtomicU64,
+    pub(crate) last_s: AtomicU32,
+    pub(crate) last_lines: AtomicU64,
 }
 
 impl<'s, 'r> Worker<'s, 'r> {

@@ -4,7 +4,7 @@
 //! default: tools that check their own configuration find it.
 
 use super::{stat, yes_no};
-use crate::options::Protocol;
+use crate::options::{Options, Protocol};
 use crate::shared::Shared;
 use std::sync::atomic::Ordering;
 
@@ -103,12 +103,17 @@ const REST: &[(&str, &str)] = &[
     ("client_flags_size", "4"),
 ];
 
+fn memory_file(options: &Options) -> Option<String> {
+    Some(options.memory_file.as_deref()?.display().to_string())
+}
+
 fn without_effect(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
     for &(name, default) in REST {
         let value = match name {
             "slab_chunk_max" => options.chunk_bytes_max().to_string(),
             "lru_crawler" => yes_no(shared.store.crawler_is_enabled()).to_owned(),
+            "memory_file" => memory_file(options).unwrap_or_else(|| default.to_owned()),
             "flush_enabled" => yes_no(options.flush_enabled).to_owned(),
             "dump_enabled" => yes_no(options.dump_enabled).to_owned(),
             _ => options.extended.shown.get(name).map_or(default, String::as_str).to_owned(),

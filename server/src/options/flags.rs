@@ -128,6 +128,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "most connections at one time (default: 1024)",
     ),
     flag(Id::LockMemory, 'k', "lock-memory", Nothing, "keep all memory from being paged out"),
+    flag(
+        Id::MemoryFile,
+        'e',
+        "memory-file",
+        Value("file"),
+        "keep the cache in this file, for the next server to go on with",
+    ),
     flag(Id::Verbose, 'v', "verbose", OptionalIgnored, "say more; -vv and -vvv say still more"),
     flag(Id::Help, 'h', "help", Nothing, "print this help"),
     flag(Id::Licence, 'i', "license", Nothing, "print the licence"),
@@ -198,7 +205,7 @@ pub(super) static FLAGS: &[Flag] = &[
         'Y',
         "auth-file",
         Value("file"),
-        "ask text clients for a password: a line user:password for each user; read again on SIGHUP",
+        "ask text clients for a password: lines user:password; read again on SIGHUP",
     ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
@@ -222,11 +229,8 @@ pub(super) static FLAGS: &[Flag] = &[
 ];
 
 /// Known to memcached, not served: each is recognised so that it gets a clear answer. Not in the help text.
-pub(super) static UNSERVED: &[Flag] = &[
-    flag(Id::Tls, 'Z', "enable-ssl", Nothing, ""),
-    flag(Id::MemoryFile, 'e', "memory-file", Value("file"), ""),
-    flag(Id::NapiIds, 'N', "napi-ids", Value("num"), ""),
-];
+pub(super) static UNSERVED: &[Flag] =
+    &[flag(Id::Tls, 'Z', "enable-ssl", Nothing, ""), flag(Id::NapiIds, 'N', "napi-ids", Value("num"), "")];
 
 /// What looking a long name up came to.
 #[derive(Debug)]

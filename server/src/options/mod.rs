@@ -83,6 +83,8 @@ pub struct Options {
     pub connections_max: u32,
     pub backlog: i32,
     pub lock_memory: bool,
+    /// Where the cache is kept across restarts. Absolute: a daemon leaves its directory.
+    pub memory_file: Option<PathBuf>,
     pub verbosity: u32,
     pub growth_factor: f64,
     /// Key, value and flags that the smallest size class holds.
@@ -128,6 +130,7 @@ impl Default for Options {
             connections_max: 1024,
             backlog: 1024,
             lock_memory: false,
+            memory_file: None,
             verbosity: 0,
             growth_factor: 1.25,
             chunk_bytes_min: 48,
@@ -333,7 +336,10 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
             ));
         }
         Id::MemoryFile => {
-            options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned());
+            options.memory_file = Some(
+                std::path::absolute(value)
+                    .map_err(|error| Refusal::usage(format!("-e: not a path, \"{value}\": {error}")))?,
+            );
         }
         Id::NapiIds => options.notes.push("-N: accepted, has no effect here".to_owned()),
         Id::Help | Id::Version | Id::Licence => {}
@@ -560,8 +566,8 @@ mod tests {
 
     #[test]
     fn recognised_but_harmless_flags_are_noted() {
-        let options = run("-l 127.0.0.1 -e /tmp/file -N 2 -X -W").unwrap();
-        assert_eq!(options.notes.len(), 2, "{:?}", options.notes);
+        let options = run("-l 127.0.0.1 -N 2 -X -W").unwrap();
+        assert_eq!(options.notes.len(), 1, "{:?}", options.notes);
         assert!(!options.dump_enabled && !options.watch_enabled);
     }
 }
