@@ -31,7 +31,9 @@ pub(crate) struct Crawl {
     /// Earliest expiry met in the page so far.
     earliest: AtomicU32,
     /// Pages still to be looked at whatever their earliest expiry says (after a flush).
-    everything: AtomicU32,
+    pub(crate) everything: AtomicU32,
+    /// Not 0: the crawler does nothing.
+    pub(crate) disabled: AtomicU32,
 }
 
 impl Crawl {
@@ -83,6 +85,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     fn crawl(&mut self) -> bool {
         let store = self.store;
         let state = &store.crawl;
+        if state.disabled.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
         let Some(_guard) = state.lock.try_lock() else { return false };
         let pages = store.pages.len() as u32;
         let mut number = state.page.load(Ordering::Relaxed);
@@ -166,7 +171,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(line.mark(slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Reclaimed);
+            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Crawled);
             self.count(Count::CrawlerReclaimed);
         }
     }
