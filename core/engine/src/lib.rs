@@ -11,7 +11,7 @@
 //!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
 //! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
 //!
-//! Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for `mg`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
+//! What a request does can be watched: `observe.rs`. Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for `mg`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
 
 #[cfg(any(test, fuzzing))]
@@ -24,15 +24,17 @@ mod classic;
 mod counters;
 mod expiry;
 mod meta;
+mod observe;
 mod session;
 
 pub use counters::{Counter, Counters};
+pub use observe::{Event, Facts, Observer, StoreOutcome, Storing};
 pub use session::Session;
 
 use core::ops::ControlFlow;
 use expiry::Clock;
 use session::Phase;
-use unbuckle_store::Worker;
+use unbuckle_store::{Item, Walk, Worker};
 
 /// An output of at least this many free bytes always lets `serve` make progress (one whole inline value and its header).
 pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
@@ -148,6 +150,7 @@ pub struct Engine<'s, 'r> {
     settings: Settings,
     clock: Clock,
     counters: &'s Counters,
+    observer: Option<&'s dyn Observer>,
     scratch: [u8; SCRATCH_BYTES],
 }
 
@@ -155,7 +158,14 @@ impl<'s, 'r> Engine<'s, 'r> {
     /// `counters` are this thread's own; the door keeps them where it can sum them over threads.
     #[must_use]
     pub fn new(worker: Worker<'s, 'r>, settings: Settings, counters: &'s Counters) -> Self {
-        Self { worker, settings, clock: Clock::default(), counters, scratch: [0; SCRATCH_BYTES] }
+        Self {
+            worker,
+            settings,
+            clock: Clock::default(),
+            counters,
+            observer: None,
+            scratch: [0; SCRATCH_BYTES],
+        }
     }
 
     /// Seconds since the region was made, and the wall clock at which it was made (unix seconds): for absolute expiry.
@@ -212,6 +222,11 @@ impl<'s, 'r> Engine<'s, 'r> {
     #[must_use]
     pub fn counters(&self) -> &'s Counters {
         self.counters
+    }
+
+    /// One step of a walk over all items: see [`Worker::walk`].
+    pub fn walk(&mut self, walk: &mut Walk, see: impl FnMut(&Item<'_>)) {
+        self.worker.walk(walk, see);
     }
 
     /// The store's side of this thread.
