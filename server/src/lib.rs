@@ -6,6 +6,7 @@
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
+//! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
 //!
 //! What items are, and how requests are read, is in the core crates.
 
@@ -14,15 +15,20 @@ mod admin;
 mod buffers;
 pub mod clock;
 mod connection;
+mod dump;
+mod jobs;
 mod limits;
 mod listen;
 pub mod memory;
 pub mod options;
+mod prefixes;
 mod roster;
 mod shared;
 mod system;
 mod turn;
 mod udp;
+mod uri;
+mod watch;
 mod worker;
 
 use acceptor::Acceptor;
@@ -36,11 +42,12 @@ use shared::{AcceptCounts, Baseline, Bell, Desk, Shared};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex};
 use system::Signals;
 use udp::DatagramSocket;
 use unbuckle_store::Store;
+use watch::{Hub, Reporter};
 use worker::Worker;
 
 /// Does what the arguments (without the program's name) ask for. Returns the exit code.
@@ -125,13 +132,28 @@ const PARKED_SHARE: u64 = 64;
 /// Descriptors that are listed beside those of connections.
 const ROSTER_ROWS_BESIDE: usize = 256;
 
+/// The workers' desks, and the hub where they meet their watchers.
+fn desks(options: &Options, classes: &Classes) -> rustix::io::Result<(Arc<Hub>, Vec<Desk>)> {
+    let bells = (0..options.threads).map(|_| Bell::new()).collect::<Result<Vec<_>, _>>()?;
+    let shared_bells = bells.iter().map(Bell::share).collect::<Result<Vec<_>, _>>()?;
+    let class_bytes = classes.iter().map(|(_, bytes)| bytes).collect();
+    let hub = Arc::new(Hub::new(shared_bells, options.extended.log_sizes, class_bytes));
+    hub.want_prefixes(options.detail_enabled);
+    let reporter = |worker| Reporter::new(Arc::clone(&hub), worker, options.prefix_delimiter);
+    let desks =
+        bells.into_iter().enumerate().map(|(worker, bell)| Desk::new(bell, reporter(worker))).collect();
+    Ok((hub, desks))
+}
+
 fn share<'r>(
     options: Options,
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
 ) -> Result<Shared<'r>, Refusal> {
-    let desks = (0..options.threads).map(|_| Desk::new()).collect::<Result<Vec<_>, _>>();
+    let classes = Classes::new(&options);
+    let (hub, desks) =
+        desks(&options, &classes).map_err(|error| failure("cannot make the workers' bells", error))?;
     let roster = Roster::new(options.connections_max as usize + ROSTER_ROWS_BESIDE);
     for listener in &listening.listeners {
         let entry = Entry { address: listener.place.to_string(), listener: None };
@@ -139,16 +161,18 @@ fn share<'r>(
     }
     Ok(Shared {
         store,
-        classes: Classes::new(&options),
+        classes,
         budget: Budget::new((PARKED_BYTES_BASE + options.memory_bytes / PARKED_SHARE) as usize),
         roster,
-        desks: desks.map_err(|error| failure("cannot make the workers' bells", error))?,
+        desks,
         accept: AcceptCounts::default(),
         acceptor_bell: Bell::new().map_err(|error| failure("cannot make the acceptor's bell", error))?,
         listening_paused: AtomicBool::new(false),
         udp_addresses: listening.datagram_doors.iter().map(|door| door.address).collect(),
         verbosity: AtomicU32::new(options.verbosity),
-        detail_enabled: AtomicBool::new(options.detail_enabled),
+        hub,
+        shown_settings: Mutex::new(options.extended.shown.clone()),
+        crawls: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
@@ -161,6 +185,21 @@ fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(
     let store = memory::store(&options, &Classes::new(&options), seed)?;
     let shared = share(options, store, listening, Clock::start())?;
     let shared = &shared;
+    shared.store.crawler_enabled_set(shared.options.extended.crawler_enabled);
+    let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
+    let served = serve_shared(shared, listening, signals, seed[0]);
+    shared.hub.stop();
+    // It has nothing to say that matters now.
+    let _ = log_reader.join();
+    served
+}
+
+fn serve_shared(
+    shared: &Shared<'_>,
+    listening: &Listening,
+    signals: &Signals,
+    seed: u64,
+) -> Result<(), Refusal> {
     let acceptor = Acceptor::new(shared, &listening.listeners, signals)
         .map_err(|error| failure("cannot make the acceptor's poll", error))?;
     let sockets = datagram_sockets(listening, shared.desks.len())?;
@@ -171,9 +210,9 @@ fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(
     }
     if let (1, [_]) = (shared.desks.len(), &sockets[..]) {
         let sockets = sockets.into_iter().flatten().collect();
-        return work(shared, 0, sockets, seed[0], Some(acceptor));
+        return work(shared, 0, sockets, seed, Some(acceptor));
     }
-    serve_with_threads(shared, sockets, seed[0], acceptor)
+    serve_with_threads(shared, sockets, seed, acceptor)
 }
 
 fn serve_with_threads<'s>(

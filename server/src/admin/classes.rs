@@ -44,11 +44,7 @@ impl Classes {
 
 /// What `stats items` says of queues, crawls and retries by class: nothing here is kept by class but number,
 /// size, evictions and reclaims, so these are 0, for tools that look for the names.
-const ITEMS_ZERO: [&str; 14] = [
-    "expired_unfetched",
-    "evicted_unfetched",
-    "evicted_active",
-    "crawler_reclaimed",
+const ITEMS_ZERO: [&str; 10] = [
     "crawler_items_checked",
     "lrutail_reflocked",
     "moves_to_cold",
@@ -98,6 +94,10 @@ pub(super) fn items(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         say("outofmemory", 0);
         say("tailrepairs", 0);
         say("reclaimed", gauges.reclaimed);
+        say("expired_unfetched", 0);
+        say("evicted_unfetched", 0);
+        say("evicted_active", 0);
+        say("crawler_reclaimed", gauges.crawler_reclaimed);
         for name in ITEMS_ZERO {
             say(name, 0);
         }

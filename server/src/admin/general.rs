@@ -24,6 +24,7 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
     let door =
         |count: fn(&DoorCounts) -> &Count| shared.desks.iter().map(|desk| count(&desk.door).value()).sum();
     let counts = shared.store.counts();
+    let logs = shared.hub.tally();
     totals.extend([
         ("total_connections", shared.accept.accepted.value()),
         ("rejected_connections", shared.accept.rejected.value()),
@@ -39,6 +40,11 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
         ("udp_dropped_rate", door(|door| &door.udp_dropped_rate)),
         ("udp_dropped_size", door(|door| &door.udp_dropped_size)),
         ("udp_dropped_unsent", door(|door| &door.udp_dropped_unsent)),
+        ("lru_crawler_starts", shared.crawls.load(std::sync::atomic::Ordering::Relaxed)),
+        ("log_worker_dropped", logs.dropped),
+        ("log_worker_written", logs.written),
+        ("log_watcher_skipped", logs.skipped),
+        ("log_watcher_sent", logs.sent),
         ("total_items", counts.total_items),
         ("evictions", counts.evictions),
         ("evicted_unfetched", counts.evicted_unfetched),
@@ -61,6 +67,7 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
 }
 
 pub(super) fn reset(shared: &Shared<'_>) {
+    shared.desks.iter().for_each(|desk| desk.reporter.prefixes.clear());
     lock(&shared.baseline).values = totals(shared);
 }
 
@@ -111,7 +118,17 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     stat(reply, "hash_is_expanding", 0);
     since.all(reply, &SLABS);
     stat(reply, "slab_reassign_last_busy_status", "none");
-    since.all(reply, &THREADS_AND_LOGS);
+    for name in THREADS_AND_LOGS {
+        stat(
+            reply,
+            name,
+            match name {
+                "lru_crawler_running" => u64::from(shared.store.is_crawling()),
+                "log_watchers" => shared.hub.tally().watchers,
+                name => since.value(name),
+            },
+        );
+    }
     stat(reply, "bytes", gauges.item_bytes);
     stat(reply, "curr_items", gauges.items);
     stat(reply, "total_items", since.value("total_items"));

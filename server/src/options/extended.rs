@@ -5,6 +5,7 @@
 //! kept to be echoed by `stats settings`, and the user is told, one line each.
 
 use super::{Refusal, exit};
+use crate::watch::Sizes;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,10 @@ enum Effect {
     MaxConnectionsFast(bool),
     IdleTimeout,
     ChunkMax,
+    Crawler(bool),
+    TrackSizes,
+    WatcherLog,
+    WorkerLog,
     /// Speaks about tests or builds of memcached: nothing to say about it.
     Silent,
 }
@@ -67,6 +72,8 @@ const fn unseen(name: &'static str, shape: Shape, effect: Effect) -> Suboption {
 }
 
 const ANY: u64 = u32::MAX as u64;
+/// A gigabyte of log is a mistake.
+const LOG_KIB_MAX: u64 = 1 << 20;
 
 static SUBOPTIONS: &[Suboption] = &[
     Suboption { effect: Effect::MaxConnectionsFast(true), ..bare("maxconns_fast", "maxconns_fast", "yes") },
@@ -93,8 +100,8 @@ static SUBOPTIONS: &[Suboption] = &[
         shows: Shows::Nothing,
         effect: Effect::None,
     },
-    bare("lru_crawler", "lru_crawler", "yes"),
-    bare("no_lru_crawler", "lru_crawler", "no"),
+    unseen("lru_crawler", Shape::Bare, Effect::Crawler(true)),
+    unseen("no_lru_crawler", Shape::Bare, Effect::Crawler(false)),
     whole("lru_crawler_sleep", 0, 1_000_000, 1),
     whole("lru_crawler_tocrawl", 0, ANY, 1),
     bare("lru_maintainer", "lru_maintainer_thread", "yes"),
@@ -104,17 +111,18 @@ static SUBOPTIONS: &[Suboption] = &[
     fraction("hot_max_factor", f64::MAX, 2),
     fraction("warm_max_factor", f64::MAX, 2),
     whole("temporary_ttl", 0, ANY, 1),
-    whole("watcher_logbuf_size", 0, ANY, 1024),
-    whole("worker_logbuf_size", 0, ANY, 1024),
+    Suboption { effect: Effect::WatcherLog, ..whole("watcher_logbuf_size", 0, LOG_KIB_MAX, 1024) },
+    Suboption { effect: Effect::WorkerLog, ..whole("worker_logbuf_size", 0, LOG_KIB_MAX, 1024) },
     whole("read_buf_mem_limit", 0, ANY, 1 << 20),
     unseen("resp_obj_mem_limit", Shape::Text, Effect::None),
     unseen("slab_sizes", Shape::Text, Effect::None),
-    bare("track_sizes", "track_sizes", "yes"),
+    Suboption { effect: Effect::TrackSizes, ..bare("track_sizes", "track_sizes", "yes") },
     unseen("inline_ascii_resp", Shape::Bare, Effect::None),
     unseen("no_inline_ascii_resp", Shape::Bare, Effect::None),
     unseen("no_chunked_items", Shape::Bare, Effect::None),
     unseen("modern", Shape::Bare, Effect::Silent),
-    unseen("no_modern", Shape::Bare, Effect::None),
+    // Of what it switches off, only the crawler is here.
+    unseen("no_modern", Shape::Bare, Effect::Crawler(false)),
     unseen("drop_privileges", Shape::Bare, Effect::None),
     unseen("no_drop_privileges", Shape::Bare, Effect::Silent),
     unseen("relaxed_privileges", Shape::Bare, Effect::Silent),
@@ -154,6 +162,11 @@ pub struct Extended {
     pub idle_timeout_s: u32,
     /// Largest size class; `None` follows the item size.
     pub chunk_bytes_max: Option<u32>,
+    /// The crawler removes what has expired by itself.
+    pub crawler_enabled: bool,
+    /// `stats sizes` answers.
+    pub track_sizes: bool,
+    pub(crate) log_sizes: Sizes,
     /// Lines of `stats settings` that differ from their defaults.
     pub shown: BTreeMap<&'static str, String>,
 }
@@ -164,6 +177,9 @@ impl Default for Extended {
             max_connections_fast: true,
             idle_timeout_s: 0,
             chunk_bytes_max: None,
+            crawler_enabled: true,
+            track_sizes: false,
+            log_sizes: Sizes { log_bytes: 64 << 10, watcher_bytes: 256 << 10 },
             shown: BTreeMap::new(),
         }
     }
@@ -197,6 +213,10 @@ impl Extended {
             Effect::Silent => {}
             Effect::MaxConnectionsFast(fast) => self.max_connections_fast = fast,
             Effect::IdleTimeout => self.idle_timeout_s = number as u32,
+            Effect::Crawler(enabled) => self.crawler_enabled = enabled,
+            Effect::TrackSizes => self.track_sizes = true,
+            Effect::WatcherLog => self.log_sizes.watcher_bytes = (number as usize) << 10,
+            Effect::WorkerLog => self.log_sizes.log_bytes = (number as usize) << 10,
             Effect::ChunkMax => self.chunk_bytes_max = Some((number as u32) << 10),
         }
         let text = match suboption.shows {

@@ -8,7 +8,7 @@
 mod batch;
 mod policy;
 
-use crate::admin;
+use crate::admin::{self, Asker};
 use crate::roster::{Entry, Seat, State};
 use crate::shared::Shared;
 use crate::turn::Server;
@@ -61,6 +61,7 @@ impl DatagramSocket {
 
     /// Takes in what has come, and answers it.
     pub(crate) fn serve(&mut self, server: &mut Server<'_, '_>) {
+        server.follow_watchers(self.socket.as_raw_fd());
         for _ in 0..BATCHES_PER_EVENT {
             // An error here is one that an earlier reply met on its way, if it is one at all.
             let Ok(count) = self.receiver.receive(&self.socket) else { break };
@@ -171,7 +172,8 @@ impl Replies {
                 Next::Admin { len, skip } => {
                     let mut reply = Vec::new();
                     let line = line.get(..len).unwrap_or_default();
-                    let outcome = admin::answer(line, server.shared, server.now_s, &mut reply);
+                    let asker = Asker { now_s: server.now_s, worker: None, replies_wait: false };
+                    let outcome = admin::answer(line, server.shared, &asker, &mut reply);
                     *rest = rest.get(skip..).unwrap_or_default();
                     self.filled = start;
                     while self.arena.len() - self.filled < reply.len() {
@@ -182,10 +184,10 @@ impl Replies {
                     }
                     self.arena[self.filled..self.filled + reply.len()].copy_from_slice(&reply);
                     self.filled += reply.len();
-                    return if outcome == admin::Outcome::Close {
-                        Message::Last(start)
-                    } else {
-                        Message::Whole(start)
+                    return match outcome {
+                        admin::Outcome::Close => Message::Last(start),
+                        // A job is begun for connections only.
+                        admin::Outcome::Replied | admin::Outcome::Begin(_) => Message::Whole(start),
                     };
                 }
                 Next::Output => match self.make_room(socket, start, server) {
