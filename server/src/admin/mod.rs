@@ -16,6 +16,7 @@ pub(crate) use classes::Classes;
 use crate::dump::Dump;
 use crate::jobs::Job;
 use crate::prefixes::{Counts, Table};
+use crate::roster::lock;
 use crate::shared::Shared;
 use std::fmt::Display;
 use std::io::Write;
@@ -175,6 +176,30 @@ fn cachedump(arguments: &[&[u8]], shared: &Shared<'_>, asker: &Asker) -> Result<
 /// Whether `word` means `name`: as memcached compares its subcommands, any beginning of the name does.
 fn is(word: &[u8], name: &[u8]) -> bool {
     name.starts_with(word)
+}
+
+/// Which statistics there are depends on settings, here as in memcached, though nothing else may.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    rejections: bool,
+    slab_moves: bool,
+    crawler: bool,
+    queues: bool,
+    temporary: bool,
+}
+
+impl Shown {
+    fn of(shared: &Shared<'_>) -> Shown {
+        let settings = lock(&shared.shown_settings);
+        let is_set = |name, default: bool| settings.get(name).map_or(default, |value| value == "yes");
+        Shown {
+            rejections: shared.options.extended.max_connections_fast,
+            slab_moves: is_set("slab_reassign", true),
+            crawler: shared.store.crawler_is_enabled(),
+            queues: is_set("lru_maintainer_thread", true),
+            temporary: is_set("temp_lru", false),
+        }
+    }
 }
 
 /// One line of statistics.

@@ -30,6 +30,8 @@ enum Effect {
     IdleTimeout,
     ChunkMax,
     Crawler(bool),
+    /// Of what it switches off, only some is here.
+    NotModern,
     TrackSizes,
     WatcherLog,
     WorkerLog,
@@ -121,8 +123,7 @@ static SUBOPTIONS: &[Suboption] = &[
     unseen("no_inline_ascii_resp", Shape::Bare, Effect::None),
     unseen("no_chunked_items", Shape::Bare, Effect::None),
     unseen("modern", Shape::Bare, Effect::Silent),
-    // Of what it switches off, only the crawler is here.
-    unseen("no_modern", Shape::Bare, Effect::Crawler(false)),
+    unseen("no_modern", Shape::Bare, Effect::NotModern),
     unseen("drop_privileges", Shape::Bare, Effect::None),
     unseen("no_drop_privileges", Shape::Bare, Effect::Silent),
     unseen("relaxed_privileges", Shape::Bare, Effect::Silent),
@@ -201,6 +202,12 @@ impl Extended {
         Ok(())
     }
 
+    fn imply(&mut self, name: &str) {
+        let settings =
+            IMPLIED.iter().filter(|(implying, _)| *implying == name).flat_map(|(_, settings)| *settings);
+        self.shown.extend(settings.map(|(setting, value)| (*setting, (*value).to_owned())));
+    }
+
     fn apply_one(
         &mut self,
         suboption: &Suboption,
@@ -214,24 +221,44 @@ impl Extended {
             Effect::MaxConnectionsFast(fast) => self.max_connections_fast = fast,
             Effect::IdleTimeout => self.idle_timeout_s = number as u32,
             Effect::Crawler(enabled) => self.crawler_enabled = enabled,
+            Effect::NotModern => {
+                self.crawler_enabled = false;
+                self.max_connections_fast = false;
+                self.chunk_bytes_max = self.chunk_bytes_max.or(Some(1 << 20));
+            }
             Effect::TrackSizes => self.track_sizes = true,
             Effect::WatcherLog => self.log_sizes.watcher_bytes = (number as usize) << 10,
             Effect::WorkerLog => self.log_sizes.log_bytes = (number as usize) << 10,
             Effect::ChunkMax => self.chunk_bytes_max = Some((number as u32) << 10),
         }
+        self.imply(suboption.name);
         let text = match suboption.shows {
             Shows::Nothing => return Ok(()),
             Shows::Text(text) => text.to_owned(),
             Shows::Value { unit } => (number as u64).wrapping_mul(unit).to_string(),
             Shows::Decimal(digits) => format!("{number:.digits$}"),
         };
-        if suboption.name == "temporary_ttl" {
-            self.shown.insert("temp_lru", "yes".to_owned());
-        }
         self.shown.insert(suboption.setting, text);
         Ok(())
     }
 }
+
+/// Settings that follow from others, for `stats settings` and for the statistics that depend on them.
+const IMPLIED: &[(&str, &[(&str, &str)])] = &[
+    ("temporary_ttl", &[("temp_lru", "yes")]),
+    ("no_lru_maintainer", &[("lru_segmented", "no")]),
+    (
+        "no_modern",
+        &[
+            ("slab_reassign", "no"),
+            ("slab_automove", "0"),
+            ("maxconns_fast", "no"),
+            ("lru_segmented", "no"),
+            ("lru_maintainer_thread", "no"),
+            ("hash_algorithm", "jenkins"),
+        ],
+    ),
+];
 
 /// The value as a number, where it is one.
 fn check(suboption: &Suboption, value: Option<&str>) -> Result<f64, Refusal> {
