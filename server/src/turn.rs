@@ -427,7 +427,11 @@ impl<'s, 'r> Server<'s, 'r> {
         let line = self.input.get(start..start + len).unwrap_or_default();
         let mut reply = Vec::new();
         self.shared.roster.note(connection.seat, crate::roster::State::Serving, self.now_s);
-        let asker = Asker { now_s: self.now_s, worker: Some(self.worker), replies_wait: *written > 0 };
+        let replies = self.output.get(..*written).unwrap_or_default();
+        // memcached sends what there is behind a `get` and an `mn`, so that nothing waits after them.
+        let replies_wait =
+            !replies.is_empty() && !replies.ends_with(b"END\r\n") && !replies.ends_with(b"MN\r\n");
+        let asker = Asker { now_s: self.now_s, worker: Some(self.worker), replies_wait };
         match admin::answer(line, self.shared, &asker, &mut reply) {
             admin::Outcome::Replied => {}
             admin::Outcome::Close => {
