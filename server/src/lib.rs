@@ -7,6 +7,7 @@
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
+//! - `verbose.rs` what -vv tells of them
 //!
 //! What items are, and how requests are read, is in the core crates.
 
@@ -28,6 +29,7 @@ mod system;
 mod turn;
 mod udp;
 mod uri;
+mod verbose;
 mod watch;
 mod worker;
 
@@ -207,6 +209,10 @@ fn serve_shared(
         for listener in &listening.listeners {
             say(&format!("listening on {}", listener.place));
         }
+    }
+    if shared.options.verbosity > 1 {
+        verbose::classes(&shared.classes);
+        listening.listeners.iter().for_each(|listener| verbose::listening(listener.socket.as_raw_fd()));
     }
     if let (1, [_]) = (shared.desks.len(), &sockets[..]) {
         let sockets = sockets.into_iter().flatten().collect();

@@ -8,6 +8,7 @@ use crate::admin::{self, Asker};
 use crate::connection::{Connection, READ_BYTES_MIN};
 use crate::jobs::Job;
 use crate::shared::{DoorCounts, Shared};
+use crate::verbose;
 use crate::watch::{CloseReason, Reporter};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -341,13 +342,24 @@ impl<'s, 'r> Server<'s, 'r> {
         let mut portion = if connection.stalled_before { OUTPUT_BYTES_MIN } else { OUTPUT_BYTES };
         let mut written = 0;
         let mut sent = 0;
+        let verbose = self.shared.verbosity() >= verbose::REQUESTS;
         loop {
+            let (before, from, begins) = (written, *start, connection.session.is_idle());
+            let requests = if verbose { 1.min(allowance.requests) } else { allowance.requests };
             let mut output = Output { bytes: &mut self.output[..portion], filled: written };
             let input = &self.input[*start..end];
-            let served = self.engine.serve(&mut connection.session, input, &mut output, allowance.requests);
+            let served = self.engine.serve(&mut connection.session, input, &mut output, requests);
             written = output.filled;
             *start += served.consumed;
             allowance.requests = allowance.requests.saturating_sub(served.requests);
+            if verbose {
+                let descriptor = connection.socket.as_raw_fd();
+                // Only now it is known to be whole.
+                if begins && (*start > from || matches!(served.next, Next::Admin { .. })) {
+                    verbose::request(descriptor, &self.input[from..end]);
+                }
+                verbose::reply(descriptor, self.output.get(before..written).unwrap_or_default());
+            }
             let step = match served.next {
                 Next::Input => Step::Read,
                 Next::Output => {
@@ -360,7 +372,7 @@ impl<'s, 'r> Server<'s, 'r> {
                         step => return step,
                     }
                 }
-                Next::Yield if self.renew(allowance) => continue,
+                Next::Yield if allowance.requests > 0 || self.renew(allowance) => continue,
                 Next::Yield => Step::Yielded,
                 Next::Close => {
                     if connection.session.has_quit() {

@@ -12,6 +12,7 @@ use crate::roster::{Entry, State, lock};
 use crate::shared::{Arrival, Desk, Shared};
 use crate::turn::{Leftover, Server, Turn};
 use crate::udp::DatagramSocket;
+use crate::verbose;
 use crate::watch::{CloseReason, What};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{self, Errno};
@@ -305,6 +306,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     fn report_close(&self, connection: &Connection<'_>) {
+        if self.shared.verbosity() >= verbose::REQUESTS {
+            verbose::closed(connection.socket.as_raw_fd());
+        }
         if !self.shared.hub.wanted().is_empty() {
             let (descriptor, reason) = (connection.socket.as_raw_fd(), connection.close_reason);
             let address = self.shared.roster.address(connection.seat).unwrap_or_default();
@@ -338,6 +342,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     fn welcome(&mut self, arrival: Arrival) -> io::Result<()> {
         let now_s = self.server.now_s;
         let descriptor = arrival.socket.as_raw_fd();
+        if self.shared.verbosity() >= verbose::REQUESTS {
+            verbose::connected(descriptor);
+        }
         self.desk.reporter.connection(What::Opened { descriptor }, &arrival.address);
         let entry = Entry { address: arrival.address, listener: Some(arrival.listener) };
         let seat = self.shared.roster.enter(arrival.socket.as_raw_fd(), entry, State::New, now_s);

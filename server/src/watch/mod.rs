@@ -16,7 +16,7 @@ pub(crate) use watcher::Watcher;
 
 use crate::roster::lock;
 use crate::shared::Bell;
-use log::{Batch, Log};
+use log::{Batch, Event, Log};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{JoinHandle, Thread};
@@ -243,24 +243,27 @@ impl Hub {
     }
 
     fn read_logs(&self) {
-        let mut batch = Batch::default();
+        let mut batches: Vec<Batch> = self.logs.iter().map(|_| Batch::default()).collect();
         while !self.stopping.load(Ordering::Acquire) {
             if !self.due.swap(false, Ordering::AcqRel) {
                 std::thread::park();
                 continue;
             }
-            for log in &self.logs {
-                lock(log).take(&mut batch);
-                self.hand_out(&mut batch);
+            for (log, batch) in self.logs.iter().zip(&mut batches) {
+                lock(log).take(batch);
             }
+            self.hand_out(&mut batches);
         }
     }
 
     /// Makes lines of the events, and gives them to the watchers that asked for them.
-    fn hand_out(&self, batch: &mut Batch) {
+    fn hand_out(&self, batches: &mut [Batch]) {
         let watchers = lock(&self.watchers).clone();
         let mut text = Vec::new();
-        for event in batch.events() {
+        // In the order in which things happened, as far as these batches reach.
+        let mut events: Vec<Event<'_>> = batches.iter().flat_map(Batch::events).collect();
+        events.sort_by_key(|event| event.number);
+        for event in events {
             text.clear();
             for watcher in watchers.iter().filter(|watcher| watcher.wants(&event)) {
                 if text.is_empty() {
@@ -270,7 +273,7 @@ impl Hub {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         }
-        batch.clear();
+        batches.iter_mut().for_each(Batch::clear);
         for watcher in watchers.iter().filter(|watcher| watcher.has_news()) {
             if let Some(bell) = self.bells.get(watcher.worker) {
                 bell.ring();
@@ -340,9 +343,9 @@ mod tests {
         let connections = hub.add(Kinds::CONNECTIONS, 0).unwrap();
         let fetchers = hub.add(Kinds::FETCHERS, 0).unwrap();
         hub.note(0, Kinds::CONNECTIONS, closed, b"tcp:127.0.0.1:7");
-        let mut batch = Batch::default();
-        lock(&hub.logs[0]).take(&mut batch);
-        hub.hand_out(&mut batch);
+        let mut batches = [Batch::default()];
+        lock(&hub.logs[0]).take(&mut batches[0]);
+        hub.hand_out(&mut batches);
         let mut bytes = [0; 1024];
         let count = connections.take(&mut bytes);
         let text = String::from_utf8_lossy(&bytes[..count]);
