@@ -81,6 +81,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     for note in &options.notes {
         say(note);
     }
+    let may_lock = options.lock_memory && limits::raise_locked_memory();
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let listening = listen::open(&options)?;
@@ -88,7 +89,9 @@ fn run(options: Options) -> Result<(), Refusal> {
         system::daemonize(options.core_dumps, options.verbosity > 0)
             .map_err(|error| failure("cannot go to the background", error))?;
     }
-    if options.lock_memory
+    if options.lock_memory && !may_lock {
+        say("warning: -k has no effect: raise the limit with ulimit -l unlimited");
+    } else if options.lock_memory
         && let Err(error) = memory::lock_all()
     {
         say(&format!("warning: -k has no effect: {error}"));
