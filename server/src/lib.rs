@@ -5,7 +5,8 @@
 //!
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
-//! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
+//! - `authentication.rs` who may come in; `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of
+//!   each other
 //! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
 //! - `verbose.rs` what -vv tells of them
 //!
@@ -13,6 +14,8 @@
 
 mod acceptor;
 mod admin;
+mod ahead;
+mod authentication;
 mod buffers;
 pub mod clock;
 mod connection;
@@ -35,6 +38,7 @@ mod worker;
 
 use acceptor::Acceptor;
 use admin::Classes;
+use authentication::Passwords;
 use buffers::Budget;
 use clock::Clock;
 use listen::Listening;
@@ -84,6 +88,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     let may_lock = options.lock_memory && limits::raise_locked_memory();
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
+    let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
     if options.daemon {
         system::daemonize(options.core_dumps, options.verbosity > 0)
@@ -100,7 +105,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals);
+    let served = serve(options, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -155,6 +160,7 @@ fn share<'r>(
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
+    passwords: Option<Passwords>,
 ) -> Result<Shared<'r>, Refusal> {
     let classes = Classes::new(&options);
     let (hub, desks) =
@@ -181,16 +187,22 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        passwords,
         options,
     })
 }
 
-fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
+fn serve(
+    options: Options,
+    listening: &Listening,
+    signals: &Signals,
+    passwords: Option<Passwords>,
+) -> Result<(), Refusal> {
     let seed = seed()?;
     let store = memory::store(&options, &Classes::new(&options), seed)?;
-    let shared = share(options, store, listening, Clock::start())?;
+    store.crawler_enabled_set(options.extended.crawler);
+    let shared = share(options, store, listening, Clock::start(), passwords)?;
     let shared = &shared;
-    shared.store.crawler_enabled_set(shared.options.extended.crawler_enabled);
     let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
     let served = serve_shared(shared, listening, signals, seed[0]);
     shared.hub.stop();

@@ -12,6 +12,8 @@
 
 pub mod connection;
 pub mod escape;
+pub mod frame;
+pub mod module;
 pub mod play;
 pub mod process;
 pub mod server;

@@ -277,14 +277,14 @@ impl<'r> Store<'r> {
         Ok(())
     }
 
-    /// Whether the crawler looks for dead items by itself. Off, they go when somebody asks for them, or when memory is
-    /// needed.
-    pub fn crawler_enabled_set(&self, enabled: bool) {
-        self.crawl.disabled.store(u32::from(!enabled), Ordering::Relaxed);
+    /// Whether [`Worker::maintain`] looks for expired items; it does from the start.
+    pub fn crawler_is_enabled(&self) -> bool {
+        self.crawl.is_enabled()
     }
 
-    pub fn crawler_is_enabled(&self) -> bool {
-        self.crawl.disabled.load(Ordering::Relaxed) == 0
+    /// Without the crawler an expired item goes when it is met: by a request for its key, or by eviction.
+    pub fn crawler_enabled_set(&self, enabled: bool) {
+        self.crawl.enable(enabled);
     }
 
     /// Has the crawler look at every page once, whatever it believes to be there. It does so in [`Worker::maintain`].

@@ -8,6 +8,7 @@ mod classes;
 mod conns;
 mod controls;
 mod crawler;
+mod frames;
 mod general;
 mod settings;
 
@@ -20,6 +21,7 @@ use crate::roster::lock;
 use crate::shared::Shared;
 use std::fmt::Display;
 use std::io::Write;
+use unbuckle_wire::binary::REQUEST_MAGIC;
 
 /// What is to be done beside sending the reply.
 #[derive(Debug)]
@@ -51,8 +53,12 @@ const NOT_BY_DATAGRAM: &[u8] = b"SERVER_ERROR not over UDP";
 /// More words than any command has; what follows is ignored, as memcached ignores it.
 const WORDS_MAX: usize = 24;
 
-/// Answers `line` (without its line end) into `reply`.
+/// Answers `line` (without its line end) into `reply`; or a binary frame.
 pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, asker: &Asker, reply: &mut Vec<u8>) -> Outcome {
+    if line.first() == Some(&REQUEST_MAGIC) {
+        frames::stat(line, shared, asker.now_s, reply);
+        return Outcome::Replied;
+    }
     let words: Vec<&[u8]> =
         line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).take(WORDS_MAX).collect();
     let Some((command, arguments)) = words.split_first() else {

@@ -161,10 +161,10 @@ pub struct Extended {
     pub max_connections_fast: bool,
     /// Seconds after which a silent connection is closed; 0 is never.
     pub idle_timeout_s: u32,
+    /// Expired items are looked for.
+    pub crawler: bool,
     /// Largest size class; `None` follows the item size.
     pub chunk_bytes_max: Option<u32>,
-    /// The crawler removes what has expired by itself.
-    pub crawler_enabled: bool,
     /// `stats sizes` answers.
     pub track_sizes: bool,
     pub(crate) log_sizes: Sizes,
@@ -177,8 +177,8 @@ impl Default for Extended {
         Extended {
             max_connections_fast: true,
             idle_timeout_s: 0,
+            crawler: true,
             chunk_bytes_max: None,
-            crawler_enabled: true,
             track_sizes: false,
             log_sizes: Sizes { log_bytes: 64 << 10, watcher_bytes: 256 << 10 },
             shown: BTreeMap::new(),
@@ -220,9 +220,9 @@ impl Extended {
             Effect::Silent => {}
             Effect::MaxConnectionsFast(fast) => self.max_connections_fast = fast,
             Effect::IdleTimeout => self.idle_timeout_s = number as u32,
-            Effect::Crawler(enabled) => self.crawler_enabled = enabled,
+            Effect::Crawler(crawler) => self.crawler = crawler,
             Effect::NotModern => {
-                self.crawler_enabled = false;
+                self.crawler = false;
                 self.max_connections_fast = false;
                 self.chunk_bytes_max = self.chunk_bytes_max.or(Some(1 << 20));
             }
@@ -303,9 +303,10 @@ mod tests {
 
     #[test]
     fn names_with_an_effect_have_it() {
-        let (extended, notes) = apply("no_maxconns_fast,idle_timeout=3,slab_chunk_max=16").unwrap();
+        let (extended, notes) = apply("no_maxconns_fast,idle_timeout=3,slab_chunk_max=16,no_modern").unwrap();
         assert!(!extended.max_connections_fast);
         assert_eq!(extended.idle_timeout_s, 3);
+        assert!(!extended.crawler);
         assert_eq!(extended.chunk_bytes_max, Some(16 << 10));
         assert!(notes.is_empty());
     }
