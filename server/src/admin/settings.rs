@@ -5,8 +5,8 @@
 
 use super::{stat, yes_no};
 use crate::options::{Options, Protocol};
+use crate::roster::lock;
 use crate::shared::Shared;
-use std::sync::atomic::Ordering;
 
 pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
@@ -27,7 +27,7 @@ pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     stat(reply, "num_threads", options.threads);
     stat(reply, "num_threads_per_udp", options.threads);
     stat(reply, "stat_key_prefix", options.prefix_delimiter);
-    stat(reply, "detail_enabled", yes_no(shared.detail_enabled.load(Ordering::Relaxed)));
+    stat(reply, "detail_enabled", yes_no(shared.hub.wants_prefixes()));
     stat(reply, "reqs_per_event", options.requests_per_event);
     stat(reply, "cas_enabled", yes_no(options.cas));
     stat(reply, "tcp_backlog", options.backlog);
@@ -109,6 +109,7 @@ fn memory_file(options: &Options) -> Option<String> {
 
 fn without_effect(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
+    let shown = lock(&shared.shown_settings);
     for &(name, default) in REST {
         let value = match name {
             "slab_chunk_max" => options.chunk_bytes_max().to_string(),
@@ -116,7 +117,7 @@ fn without_effect(shared: &Shared<'_>, reply: &mut Vec<u8>) {
             "memory_file" => memory_file(options).unwrap_or_else(|| default.to_owned()),
             "flush_enabled" => yes_no(options.flush_enabled).to_owned(),
             "dump_enabled" => yes_no(options.dump_enabled).to_owned(),
-            _ => options.extended.shown.get(name).map_or(default, String::as_str).to_owned(),
+            _ => shown.get(name).map_or(default, String::as_str).to_owned(),
         };
         stat(reply, name, value);
     }
