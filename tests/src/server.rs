@@ -168,6 +168,16 @@ impl Server {
         bail!("the server did not listen within {START_MAX:?}: {}", self.errors_text());
     }
 
+    /// Sends a signal, by its name, and waits for the end.
+    pub fn end(&mut self, signal: &str) -> Result<std::process::ExitStatus> {
+        let process = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &process]).status()?;
+        if !sent.success() {
+            bail!("cannot send {signal} to the server");
+        }
+        Ok(self.child.wait()?)
+    }
+
     pub fn process_id(&self) -> u32 {
         self.child.id()
     }
