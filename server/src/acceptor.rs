@@ -88,14 +88,23 @@ impl<'s, 'r> Acceptor<'s, 'r> {
 
     fn hear_signals(&self) {
         while let Some(signal) = self.signals.next() {
-            // SIGHUP re-reads what can be re-read, which is nothing yet; the default action would end the server.
             if signal == Signal::HangUp {
+                self.reload();
                 continue;
             }
             if self.shared.verbosity() > 0 {
                 eprintln!("ending on signal: {signal:?}");
             }
             self.shared.stop();
+        }
+    }
+
+    /// Reads again what can be read again.
+    fn reload(&self) {
+        if let Some(passwords) = &self.shared.passwords
+            && let Err(message) = passwords.reload()
+        {
+            eprintln!("{message}; the old ones stay in force");
         }
     }
 

@@ -6,12 +6,14 @@
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
-//! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
+//! - `authentication.rs` who may come in; `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //!
 //! What items are, and how requests are read, is in the core crates.
 
 mod acceptor;
 mod admin;
+mod ahead;
+mod authentication;
 mod buffers;
 pub mod clock;
 mod connection;
@@ -29,6 +31,7 @@ mod worker;
 
 use acceptor::Acceptor;
 use admin::Classes;
+use authentication::Passwords;
 use buffers::Budget;
 use clock::Clock;
 use listen::Listening;
@@ -76,6 +79,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     }
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
+    let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
     if options.daemon {
         system::daemonize(options.core_dumps, options.verbosity > 0)
@@ -90,7 +94,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals);
+    let served = serve(options, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -132,6 +136,7 @@ fn share<'r>(
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
+    passwords: Option<Passwords>,
 ) -> Result<Shared<'r>, Refusal> {
     let desks = (0..options.threads).map(|_| Desk::new()).collect::<Result<Vec<_>, _>>();
     let roster = Roster::new(options.connections_max as usize + ROSTER_ROWS_BESIDE);
@@ -154,15 +159,22 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        passwords,
         options,
     })
 }
 
-fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
+fn serve(
+    options: Options,
+    listening: &Listening,
+    signals: &Signals,
+    passwords: Option<Passwords>,
+) -> Result<(), Refusal> {
     let seed = seed()?;
     let classes = Classes::new(&options);
     let (store, clock, memory_file) = memory::store(&options, &classes, seed, &mut |line| say(line))?;
-    let shared = share(options, store, listening, clock)?;
+    store.crawler_enabled_set(options.extended.crawler);
+    let shared = share(options, store, listening, clock, passwords)?;
     serve_shared(&shared, listening, signals, seed[0])?;
     match memory_file {
         Some(file) => file.seal(&shared.store, &shared.clock),

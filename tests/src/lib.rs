@@ -10,6 +10,8 @@
 
 pub mod connection;
 pub mod escape;
+pub mod frame;
+pub mod module;
 pub mod play;
 pub mod server;
 pub mod suite;

@@ -178,13 +178,34 @@ pub(super) static FLAGS: &[Flag] = &[
         Value("num"),
         "queue of connections not yet accepted (default: 1024)",
     ),
-    flag(Id::Protocol, 'B', "protocol", Value("name"), "ascii or auto (default: auto)"),
+    flag(
+        Id::Protocol,
+        'B',
+        "protocol",
+        Value("name"),
+        "auto, ascii or binary (default: auto: by the first byte)",
+    ),
     flag(
         Id::ItemSizeMax,
         'I',
         "max-item-size",
         Value("num"),
         "largest item in bytes, or with k or m (default: 1m, from 1k to 1024m)",
+    ),
+    flag(
+        Id::Sasl,
+        'S',
+        "enable-sasl",
+        Nothing,
+        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names the file of\n\
+         users, with a line user:password for each",
+    ),
+    flag(
+        Id::AuthFile,
+        'Y',
+        "auth-file",
+        Value("file"),
+        "ask text clients for a password: lines user:password; read again on SIGHUP",
     ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
@@ -208,12 +229,8 @@ pub(super) static FLAGS: &[Flag] = &[
 ];
 
 /// Known to memcached, not served: each is recognised so that it gets a clear answer. Not in the help text.
-pub(super) static UNSERVED: &[Flag] = &[
-    flag(Id::Sasl, 'S', "enable-sasl", Nothing, ""),
-    flag(Id::AuthFile, 'Y', "auth-file", Value("file"), ""),
-    flag(Id::Tls, 'Z', "enable-ssl", Nothing, ""),
-    flag(Id::NapiIds, 'N', "napi-ids", Value("num"), ""),
-];
+pub(super) static UNSERVED: &[Flag] =
+    &[flag(Id::Tls, 'Z', "enable-ssl", Nothing, ""), flag(Id::NapiIds, 'N', "napi-ids", Value("num"), "")];
 
 /// What looking a long name up came to.
 #[derive(Debug)]
@@ -298,7 +315,7 @@ mod tests {
         let text = help_text();
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(text.contains("unix-socket"));
-        for absent in ["sasl", "enable-ssl", "ext_path", "proxy_config", "no_drop_privileges"] {
+        for absent in ["enable-ssl", "ext_path", "proxy_config", "no_drop_privileges"] {
             assert!(!text.contains(absent), "{absent} is not served");
         }
     }
