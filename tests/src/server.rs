@@ -200,12 +200,17 @@ impl Server {
 
     /// Sends a signal, by its name, and waits for the end.
     pub fn end(&mut self, signal: &str) -> Result<std::process::ExitStatus> {
-        let process = self.child.id().to_string();
+        let process = self.process_id().to_string();
         let sent = Command::new("kill").args(["-s", signal, &process]).status()?;
         if !sent.success() {
             bail!("cannot send {signal} to the server");
         }
-        Ok(self.child.wait()?)
+        self.wait()
+    }
+
+    /// Waits until the server ends by itself.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        Ok(self.child.as_mut().context("the server is not ours")?.wait()?)
     }
 
     pub fn process_id(&self) -> u32 {
