@@ -198,6 +198,21 @@ impl Server {
         bail!("the server did not listen within {START_MAX:?}: {}", self.errors_text());
     }
 
+    /// Sends a signal, by its name, and waits for the end.
+    pub fn end(&mut self, signal: &str) -> Result<std::process::ExitStatus> {
+        let process = self.process_id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &process]).status()?;
+        if !sent.success() {
+            bail!("cannot send {signal} to the server");
+        }
+        self.wait()
+    }
+
+    /// Waits until the server ends by itself.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        Ok(self.child.as_mut().context("the server is not ours")?.wait()?)
+    }
+
     pub fn process_id(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
