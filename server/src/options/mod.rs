@@ -374,6 +374,9 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
             .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
     } else if any_flag && options.listen.is_empty() {
         options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
+    } else if !any_flag {
+        // Whoever starts it like this is new here, and would see nothing at all.
+        options.notes.push("listening on loopback, port 11211, with 64 MB; -h lists the options".to_owned());
     }
     Ok(())
 }
@@ -495,7 +498,7 @@ mod tests {
         assert_eq!(options.listen, [ListenAddress::host("localhost")]);
         assert_eq!((options.tcp_port, options.udp_port), (Some(11211), None));
         assert_eq!(options.memory_bytes, 64 << 20);
-        assert!(options.notes.is_empty());
+        assert!(matches!(&options.notes[..], [note] if note.contains("loopback, port 11211, with 64 MB")));
     }
 
     #[test]
