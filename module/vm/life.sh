@@ -43,17 +43,18 @@ done
 
 # Over a wire between two namespaces.
 insmod /veth.ko
-ip link add name left type veth peer name right 2>/dev/null || ip link add left type veth peer name right
+# This ip cannot name the other end: the kernel does.
+ip link add left type veth
 unshare -n sleep 600 &
 other=$!
 usleep 300000
-ip link set right netns $other
+ip link set veth0 netns $other
 ip addr add 10.9.0.1/24 dev left
 ip link set left up
 inside() { nsenter --net=/proc/$other/ns/net "$@"; }
 inside ip link set lo up
-inside ip addr add 10.9.0.2/24 dev right
-inside ip link set right up
+inside ip addr add 10.9.0.2/24 dev veth0
+inside ip link set veth0 up
 insmod /unbuckle.ko memory_mb=32
 inside traffic 10.9.0.1:11211 2 >/tmp/traffic || fail "wrong answers over veth: $(cat /tmp/traffic)"
 sed 's/^/veth: /' /tmp/traffic
