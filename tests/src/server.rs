@@ -29,10 +29,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn name(self) -> &'static str {
+    /// Does a case that is for `name` mean this? Most that mean Unbuckle mean each of its doors.
+    pub fn is_called(self, name: &str) -> bool {
         match self {
-            Kind::Unbuckle | Kind::Module => "unbuckle",
-            Kind::Memcached => "memcached",
+            Kind::Unbuckle => matches!(name, "unbuckle" | "server"),
+            Kind::Module => matches!(name, "unbuckle" | "module"),
+            Kind::Memcached => name == "memcached",
         }
     }
 }
