@@ -12,6 +12,7 @@ use std::format;
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
+use unbuckle_wire::number::lenient_u64;
 
 const KEYS: [&[u8]; 6] = [b"a", b"b", b"with space", b"\r\n\0\xff", &[b'k'; 250], b"n"];
 /// The model never evicts: no script may fill the store.
@@ -48,9 +49,11 @@ fn modelled(script: &[u8]) {
     let memory = Memory::new();
     let store = memory.store();
     let counters = Counters::default();
-    let mut engine = Engine::new(store.worker(0).expect("a first worker"), SETTINGS, &counters);
+    let worker = store.worker(0).expect("a first worker");
+    let inline_bytes_max = worker.inline_value_bytes_max();
+    let mut engine = Engine::new(worker, SETTINGS, &counters);
     let (mut session, mut unserved) = (Session::default(), Vec::new());
-    let mut model = Model { now_s: START_S, ..Model::default() };
+    let mut model = Model { now_s: START_S, inline_bytes_max, ..Model::default() };
     let mut numbers = Numbers(script);
     for _ in 0..ROUNDS_MAX {
         if numbers.0.is_empty() {
@@ -118,6 +121,8 @@ struct Model {
     seen: BTreeSet<u64>,
     value_bytes: usize,
     opaque: u32,
+    /// A longer value is no number.
+    inline_bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -350,18 +355,16 @@ impl Model {
         extras.extend(if create { [0; 4] } else { [0xff; 4] });
         let opcode = if incr { 0x05 } else { 0x06 } + if quiet { 0x10 } else { 0 };
         self.write(&Request { opcode, extras, key, value: vec![], cas }, input);
-        let number = |value: &[u8]| {
-            let text = core::str::from_utf8(value).ok()?.trim_end_matches(' ');
-            text.parse::<u64>().ok()
-        };
         let outcome = match self.items.get(key) {
             Some(item) if item.value.is_empty() => Err(6),
             Some(item) if cas != 0 && self.cas_of.get(&item.version) != Some(&cas) => Err(2),
-            Some(item) => match number(&item.value) {
-                Some(old) if incr => Ok((old.wrapping_add(delta), item.clone())),
-                Some(old) => Ok((old.saturating_sub(delta), item.clone())),
-                None => Err(6),
-            },
+            Some(item) => {
+                match lenient_u64(&item.value).filter(|_| item.value.len() <= self.inline_bytes_max) {
+                    Some(old) if incr => Ok((old.wrapping_add(delta), item.clone())),
+                    Some(old) => Ok((old.saturating_sub(delta), item.clone())),
+                    None => Err(6),
+                }
+            }
             None if create => Ok((initial, Item { flags: 0, value: vec![], expiry: 0, version: 0 })),
             None => Err(1),
         };
