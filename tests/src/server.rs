@@ -1,6 +1,6 @@
 //! Starts a server on a free port or socket, and ends it: by process id, never by name.
 
-use crate::transcript::Transport;
+use crate::transcript::{Transport, Users, UsersForm};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -86,6 +86,8 @@ pub struct Server {
     child: Child,
     pub address: Address,
     errors: PathBuf,
+    /// There only if the server asks for passwords.
+    pub users_file: PathBuf,
 }
 
 /// How long a server may take to listen.
@@ -101,9 +103,20 @@ impl Server {
         transport: Transport,
         move_time: bool,
     ) -> Result<Server> {
+        Server::start_guarded(target, options, None, transport, move_time)
+    }
+
+    /// As [`Server::start`], for those of `users` only.
+    pub fn start_guarded(
+        target: &Target,
+        options: &[String],
+        users: Option<&Users>,
+        transport: Transport,
+        move_time: bool,
+    ) -> Result<Server> {
         let mut last = None;
         for _ in 0..5 {
-            match Server::try_start(target, options, transport, move_time) {
+            match Server::try_start(target, options, users, transport, move_time) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -114,6 +127,7 @@ impl Server {
     fn try_start(
         target: &Target,
         options: &[String],
+        users: Option<&Users>,
         transport: Transport,
         move_time: bool,
     ) -> Result<Server> {
@@ -141,11 +155,19 @@ impl Server {
             }
         };
         let errors = scratch.with_extension("err");
+        let users_file = scratch.with_extension("users");
+        if let Some(users) = users {
+            std::fs::write(&users_file, users.lines.join("\n") + "\n")?;
+            match users.form {
+                UsersForm::Text => command.arg("-Y").arg(&users_file),
+                UsersForm::Sasl => command.arg("-S").env("MEMCACHED_SASL_PWDB", &users_file),
+            };
+        }
         let file =
             std::fs::File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot start {}", target.path.display()))?;
-        let mut server = Server { child, address, errors };
+        let mut server = Server { child, address, errors, users_file };
         server.wait_until_listening()?;
         Ok(server)
     }
@@ -191,6 +213,7 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.errors);
+        let _ = std::fs::remove_file(&self.users_file);
         if let Address::Path(path) = &self.address {
             let _ = std::fs::remove_file(path);
         }
