@@ -70,6 +70,22 @@ pub enum Step {
     },
 }
 
+/// What makes the server ask for passwords.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Users {
+    pub form: UsersForm,
+    /// The lines of the file of users.
+    pub lines: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsersForm {
+    /// `-Y`
+    Text,
+    /// `-S`, with the file named by MEMCACHED_SASL_PWDB
+    Sasl,
+}
+
 /// One conversation with a server of its own.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -77,6 +93,8 @@ pub struct Case {
     pub name: String,
     pub line: usize,
     pub options: Vec<String>,
+    /// Who may come in: `None` is everybody.
+    pub users: Option<Users>,
     /// Empty: every transport that the steps fit.
     transports: Vec<Transport>,
     /// Empty: every target.
@@ -116,6 +134,9 @@ impl Case {
     pub fn fits(&self, transport: Transport) -> bool {
         if !self.transports.is_empty() {
             return self.transports.contains(&transport);
+        }
+        if self.users.is_some() && matches!(transport, Transport::Udp | Transport::Datagram) {
+            return false;
         }
         match transport {
             Transport::Tcp | Transport::Unix => true,
@@ -191,6 +212,7 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Case>> {
                 name: format!("{file}: {title}"),
                 line: number,
                 options: Vec::new(),
+                users: None,
                 transports: Vec::new(),
                 targets: Vec::new(),
                 steps: Vec::new(),
@@ -298,12 +320,18 @@ fn header(case: &mut Case, line: &str) -> Result<()> {
     let (name, value) = line.split_once(':').context("expected a header or a step")?;
     let words = value.split_whitespace();
     match name {
+        "users-text" => case.users = Some(users(UsersForm::Text, words)),
+        "users-sasl" => case.users = Some(users(UsersForm::Sasl, words)),
         "options" => case.options = words.map(str::to_owned).collect(),
         "targets" => case.targets = words.map(str::to_owned).collect(),
         "transports" => case.transports = words.map(Transport::named).collect::<Result<_>>()?,
         other => bail!("unknown header `{other}`"),
     }
     Ok(())
+}
+
+fn users<'w>(form: UsersForm, words: impl Iterator<Item = &'w str>) -> Users {
+    Users { form, lines: words.map(str::to_owned).collect() }
 }
 
 #[cfg(test)]
