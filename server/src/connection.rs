@@ -5,6 +5,7 @@
 
 use crate::buffers::{Budget, Parked};
 use crate::roster::Seat;
+use crate::tls::session::Session as TlsSession;
 use std::os::fd::OwnedFd;
 use unbuckle_engine::Session;
 
@@ -16,9 +17,10 @@ pub(crate) const READ_BYTES_MIN: usize = 4 << 10;
 pub(crate) struct Connection<'b> {
     pub(crate) socket: OwnedFd,
     pub(crate) session: Session,
+    pub(crate) tls: Option<Box<TlsSession<'b>>>,
     /// Request bytes that have been read and not consumed.
     pub(crate) input: Parked<'b>,
-    /// Reply bytes that the socket did not take.
+    /// Reply bytes that the socket did not take, as they go out: over TLS, sealed.
     pub(crate) output: Parked<'b>,
     /// How much the next read asks for: doubled while reads come back full, back to the least when replies pile up.
     pub(crate) read_bytes: usize,
@@ -49,10 +51,17 @@ pub(crate) struct Connection<'b> {
 }
 
 impl<'b> Connection<'b> {
-    pub(crate) fn new(socket: OwnedFd, seat: Seat, budget: &'b Budget, now_s: u32) -> Connection<'b> {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        tls: Option<Box<TlsSession<'b>>>,
+        seat: Seat,
+        budget: &'b Budget,
+        now_s: u32,
+    ) -> Connection<'b> {
         Connection {
             socket,
             session: Session::default(),
+            tls,
             input: Parked::new(budget),
             output: Parked::new(budget),
             read_bytes: READ_BYTES_MIN,

@@ -5,6 +5,7 @@
 //!
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
+//! - `tls/` certificates, sessions
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //!
 //! What items are, and how requests are read, is in the core crates.
@@ -21,6 +22,7 @@ pub mod options;
 mod roster;
 mod shared;
 mod system;
+mod tls;
 mod turn;
 mod udp;
 mod worker;
@@ -39,6 +41,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use system::Signals;
+use tls::Tls;
 use udp::DatagramSocket;
 use unbuckle_store::Store;
 use worker::Worker;
@@ -72,6 +75,9 @@ fn run(options: Options) -> Result<(), Refusal> {
     for note in &options.notes {
         say(note);
     }
+    // The key may be readable to root only.
+    let tls = options.tls_enabled.then(|| Tls::load(&options.extended.tls)).transpose();
+    let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let listening = listen::open(&options)?;
@@ -88,7 +94,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals);
+    let served = serve(options, tls, &listening, &signals);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -127,6 +133,7 @@ const ROSTER_ROWS_BESIDE: usize = 256;
 
 fn share<'r>(
     options: Options,
+    tls: Option<Tls>,
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
@@ -152,14 +159,20 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        tls,
         options,
     })
 }
 
-fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
+fn serve(
+    options: Options,
+    tls: Option<Tls>,
+    listening: &Listening,
+    signals: &Signals,
+) -> Result<(), Refusal> {
     let seed = seed()?;
     let store = memory::store(&options, &Classes::new(&options), seed)?;
-    let shared = share(options, store, listening, Clock::start())?;
+    let shared = share(options, tls, store, listening, Clock::start())?;
     let shared = &shared;
     let acceptor = Acceptor::new(shared, &listening.listeners, signals)
         .map_err(|error| failure("cannot make the acceptor's poll", error))?;

@@ -35,6 +35,9 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
         ("bytes_read", door(|door| &door.bytes_read)),
         ("bytes_written", door(|door| &door.bytes_written)),
         ("conn_yields", door(|door| &door.yields)),
+        ("ssl_new_sessions", door(|door| &door.tls_new_sessions)),
+        ("ssl_handshake_errors", door(|door| &door.tls_handshake_errors)),
+        ("ssl_proto_errors", door(|door| &door.tls_protocol_errors)),
         ("udp_dropped_malformed", door(|door| &door.udp_dropped_malformed)),
         ("udp_dropped_rate", door(|door| &door.udp_dropped_rate)),
         ("udp_dropped_size", door(|door| &door.udp_dropped_size)),
@@ -112,6 +115,8 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     since.all(reply, &SLABS);
     stat(reply, "slab_reassign_last_busy_status", "none");
     since.all(reply, &THREADS_AND_LOGS);
+    tls(shared, &since, reply);
+    since.all(reply, &["unexpected_napi_ids", "round_robin_fallback"]);
     stat(reply, "bytes", gauges.item_bytes);
     stat(reply, "curr_items", gauges.items);
     stat(reply, "total_items", since.value("total_items"));
@@ -153,7 +158,7 @@ const SLABS: [&str; 6] = [
     "slab_reassign_busy_nomem",
 ];
 
-const THREADS_AND_LOGS: [&str; 13] = [
+const THREADS_AND_LOGS: [&str; 11] = [
     "slab_reassign_running",
     "slabs_moved",
     "lru_crawler_running",
@@ -165,8 +170,6 @@ const THREADS_AND_LOGS: [&str; 13] = [
     "log_watcher_skipped",
     "log_watcher_sent",
     "log_watchers",
-    "unexpected_napi_ids",
-    "round_robin_fallback",
 ];
 
 const ITEMS: [&str; 13] = [
@@ -184,6 +187,16 @@ const ITEMS: [&str; 13] = [
     "direct_reclaims",
     "lru_bumps_dropped",
 ];
+
+/// Only where TLS is on.
+fn tls(shared: &Shared<'_>, since: &Since, reply: &mut Vec<u8>) {
+    let Some(tls) = &shared.tls else { return };
+    if shared.options.extended.tls.session_cache {
+        stat(reply, "ssl_new_sessions", since.value("ssl_new_sessions"));
+    }
+    since.all(reply, &["ssl_handshake_errors", "ssl_proto_errors"]);
+    stat(reply, "time_since_server_cert_refresh", tls.since_refresh_s(shared.clock.uptime_s()));
+}
 
 fn process(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let usage = system::usage();

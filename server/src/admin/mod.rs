@@ -57,7 +57,10 @@ pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, now_s: u32, reply: &mut V
         b"lru_crawler" => controls::lru_crawler(arguments, shared),
         b"watch" => controls::watch(arguments, shared),
         b"debugtime" if shared.options.debug_time => controls::debug_time(arguments, shared),
-        b"refresh_certs" => b"Error TLS not enabled",
+        b"refresh_certs" => {
+            controls::refresh_certificates(shared, reply);
+            return Outcome::Replied;
+        }
         _ => b"ERROR",
     };
     if !silent {

@@ -6,9 +6,11 @@
 mod addresses;
 mod extended;
 mod flags;
+mod tls;
 
-pub use addresses::{Cidr, ListenAddress};
+pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::Extended;
+pub use tls::{KeyFormat, TlsOptions, TlsVersion, VerifyMode};
 use flags::{Found, Id, Takes};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -99,6 +101,8 @@ pub struct Options {
     pub watch_enabled: bool,
     /// Clients may move the clock.
     pub debug_time: bool,
+    /// `-Z`
+    pub tls_enabled: bool,
     pub extended: Extended,
     /// Lines for standard error: what was accepted without effect.
     pub notes: Vec<String>,
@@ -138,6 +142,7 @@ impl Default for Options {
             dump_enabled: true,
             watch_enabled: true,
             debug_time: false,
+            tls_enabled: false,
             extended: Extended::default(),
             notes: Vec::new(),
         }
@@ -320,11 +325,7 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
                 "this server has no authentication yet: it will not run open where you asked for it",
             ));
         }
-        Id::Tls => {
-            return Err(Refusal::usage(
-                "this server has no TLS yet: it will not run in the clear where you asked for it",
-            ));
-        }
+        Id::Tls => options.tls_enabled = true,
         Id::MemoryFile => {
             options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned());
         }
@@ -351,6 +352,7 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
     if options.udp_port.is_some() && !seen.tcp_port {
         options.tcp_port = options.udp_port;
     }
+    check_tls(options)?;
     if options.unix_socket.is_some() {
         options.tcp_port = None;
         options.udp_port = None;
@@ -362,6 +364,28 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
         options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
     }
     Ok(())
+}
+
+/// `-l` and `-Z` may stand in any order, so that this is known only at the end.
+fn check_tls(options: &mut Options) -> Result<(), Refusal> {
+    if !options.tls_enabled {
+        if options.listen.iter().any(|address| address.protection != Protection::default()) {
+            return Err(Refusal::usage("-l: notls:, btls: and mtls: are valid only with TLS (-Z)"));
+        }
+        if options.extended.tls.is_set() {
+            options.notes.push("the ssl_ options of -o have no effect without -Z".to_owned());
+        }
+        return Ok(());
+    }
+    if options.tcp_port.is_none() {
+        return Err(Refusal::usage("-Z: TLS needs a TCP port (-p)"));
+    }
+    if options.unix_socket.is_some() {
+        options.notes.push("-Z: a unix socket is served in the clear".to_owned());
+    } else if options.udp_port.is_some() {
+        options.notes.push("-Z: UDP is served in the clear; -U 0 turns it off".to_owned());
+    }
+    options.extended.tls.check(&mut options.notes)
 }
 
 /// 0 is off (`None`); -1 is any free port (0 to the kernel).
@@ -500,7 +524,7 @@ mod tests {
         for line in ["-c 0", "-c -1", "-t 0", "-R 0", "-f 1", "-n 0", "-Q", "--fooble", "-o fooble", "-p"] {
             assert_eq!(run(line).unwrap_err().exit_code, 1, "{line}");
         }
-        for line in ["-B http", "-I 1000", "-I 256m", "-m 0", "-m x", "-S", "-Z", "-Y file", "-U 65536"] {
+        for line in ["-B http", "-I 1000", "-I 256m", "-m 0", "-m x", "-S", "-Z", "-Z -p 0", "-l notls:a", "-Y file", "-U 65536"] {
             assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
         }
     }
