@@ -198,9 +198,10 @@ pub(super) static FLAGS: &[Flag] = &[
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
          maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>;\n\
-         ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>, ssl_ca_cert=<file>,\n\
-         ssl_verify_mode=<0: none, 1: request, 2: require a client's certificate, 3: as 2>,\n\
-         ssl_ciphers=<OpenSSL names>, ssl_min_version=<2: TLS 1.2, 3: TLS 1.3>, ssl_session_cache;\n\
+         ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>,\n\
+         ssl_verify_mode=<0: ask for no client certificate, 1: ask, 2 and 3: demand one>,\n\
+         ssl_ca_cert=<file>, ssl_ciphers=<OpenSSL names>, ssl_session_cache,\n\
+         ssl_min_version=<2: TLS 1.2, 3: TLS 1.3>;\n\
          the others are accepted and named on standard error",
     ),
     Flag {
