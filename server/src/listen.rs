@@ -71,9 +71,9 @@ pub(crate) fn open(options: &Options) -> Result<Listening, Refusal> {
         listening.listeners.push(open_unix(path, options)?);
     }
     if let Some(port) = options.tcp_port {
-        listening
-            .listeners
-            .extend(open_all(options, port, "TCP", |address, protection| open_tcp(address, protection, options))?);
+        listening.listeners.extend(open_all(options, port, "TCP", |address, protection| {
+            open_tcp(address, protection, options)
+        })?);
     }
     if let Some(port) = options.udp_port {
         listening.datagram_doors =

@@ -8,9 +8,11 @@
 //!
 //! Not here: unit tests (beside the code), load, and anything that measures time.
 
+pub mod authority;
 pub mod connection;
 pub mod escape;
 pub mod play;
 pub mod server;
 pub mod suite;
+pub mod tls;
 pub mod transcript;

@@ -1,5 +1,6 @@
 //! Starts a server on a free port or socket, and ends it: by process id, never by name.
 
+use crate::authority::Authority;
 use crate::transcript::Transport;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -127,13 +128,16 @@ impl Server {
         if target.kind == Kind::Memcached {
             command.args(["-u", "root"]);
         }
+        if transport == Transport::Tls {
+            command.args(Authority::shared()?.options("server"));
+        }
         let scratch = scratch_path();
         let address = match transport {
             Transport::Unix => {
                 command.arg("-s").arg(&scratch);
                 Address::Path(scratch.clone())
             }
-            Transport::Tcp | Transport::Drip | Transport::Udp | Transport::Datagram => {
+            Transport::Tcp | Transport::Drip | Transport::Tls | Transport::Udp | Transport::Datagram => {
                 let port = free_port(udp)?;
                 command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);

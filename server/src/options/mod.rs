@@ -10,10 +10,10 @@ mod tls;
 
 pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::Extended;
-pub use tls::{KeyFormat, TlsOptions, TlsVersion, VerifyMode};
 use flags::{Found, Id, Takes};
 use std::ffi::OsString;
 use std::path::PathBuf;
+pub use tls::{KeyFormat, TlsOptions, TlsVersion, VerifyMode};
 
 /// Exit codes of sysexits.h, as memcached uses them.
 pub mod exit {
@@ -524,7 +524,19 @@ mod tests {
         for line in ["-c 0", "-c -1", "-t 0", "-R 0", "-f 1", "-n 0", "-Q", "--fooble", "-o fooble", "-p"] {
             assert_eq!(run(line).unwrap_err().exit_code, 1, "{line}");
         }
-        for line in ["-B http", "-I 1000", "-I 256m", "-m 0", "-m x", "-S", "-Z", "-Z -p 0", "-l notls:a", "-Y file", "-U 65536"] {
+        for line in [
+            "-B http",
+            "-I 1000",
+            "-I 256m",
+            "-m 0",
+            "-m x",
+            "-S",
+            "-Z",
+            "-Z -p 0",
+            "-l notls:a",
+            "-Y file",
+            "-U 65536",
+        ] {
             assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
         }
     }

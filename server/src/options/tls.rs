@@ -141,8 +141,9 @@ impl TlsOptions {
             Setting::WriteBuffer => self.write_buffer_bytes = number << 10,
             Setting::KernelTls => {
                 self.kernel_tls = true;
-                notes
-                    .push("-o ssl_kernel_tls: accepted, has no effect here: TLS stays in user space".to_owned());
+                notes.push(
+                    "-o ssl_kernel_tls: accepted, has no effect here: TLS stays in user space".to_owned(),
+                );
             }
         }
         Ok(())
@@ -151,12 +152,12 @@ impl TlsOptions {
     /// What `-Z` cannot do without.
     pub(super) fn check(&self, notes: &mut Vec<String>) -> Result<(), Refusal> {
         if self.chain_cert.is_none() {
-            return Err(Refusal::usage("-Z: TLS needs a certificate: -o ssl_chain_cert=<file>,ssl_key=<file>"));
+            return Err(Refusal::usage(
+                "-Z: TLS needs a certificate: -o ssl_chain_cert=<file>,ssl_key=<file>",
+            ));
         }
         if self.verify_mode != VerifyMode::None && self.ca_cert.is_none() {
-            notes.push(
-                "-o ssl_verify_mode: without ssl_ca_cert no client's certificate is good".to_owned(),
-            );
+            notes.push("-o ssl_verify_mode: without ssl_ca_cert no client's certificate is good".to_owned());
         }
         Ok(())
     }

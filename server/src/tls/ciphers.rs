@@ -55,8 +55,7 @@ static TLS12: [Suite; 6] = [
 ];
 
 /// Words for all of them.
-const EVERY: [&str; 9] =
-    ["DEFAULT", "ALL", "HIGH", "FIPS", "ECDHE", "EECDH", "kECDHE", "kEECDH", "TLSv1.2"];
+const EVERY: [&str; 9] = ["DEFAULT", "ALL", "HIGH", "FIPS", "ECDHE", "EECDH", "kECDHE", "kEECDH", "TLSv1.2"];
 
 const TLS13: [(CipherSuite, &str); 3] = [
     (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384"),

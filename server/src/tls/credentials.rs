@@ -21,8 +21,9 @@ pub(super) struct Credentials {
 impl Credentials {
     pub(super) fn read(options: &TlsOptions, provider: &CryptoProvider) -> Result<Credentials, String> {
         let chain_file = options.chain_cert.as_deref().unwrap_or(Path::new(""));
-        let chain = certificates(chain_file)
-            .map_err(|error| format!("Error loading the certificate chain: {}: {error}", chain_file.display()))?;
+        let chain = certificates(chain_file).map_err(|error| {
+            format!("Error loading the certificate chain: {}: {error}", chain_file.display())
+        })?;
         // As memcached's help has it, the key may be part of the chain's file.
         let key_file = options.key.as_deref().unwrap_or(chain_file);
         let key = private_key(key_file, options.key_format)

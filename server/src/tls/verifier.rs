@@ -25,8 +25,7 @@ pub(super) fn verifier(
     let Some(authorities) = authorities else {
         return Ok(Some(Arc::new(WithoutAuthority { mandatory, provider: Arc::clone(provider) })));
     };
-    let builder =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), Arc::clone(provider));
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), Arc::clone(provider));
     let builder = if mandatory { builder } else { builder.allow_unauthenticated() };
     let verifier = builder.build().map_err(|error| format!("Error loading the CA certificate: {error}"))?;
     Ok(Some(verifier))
