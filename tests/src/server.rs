@@ -225,7 +225,7 @@ fn is_listening(process: u32, port: u16) -> bool {
 }
 
 /// A port that nobody has bound a moment ago, and that was not given to another server of this process.
-fn free_port(udp_too: bool) -> Result<u16> {
+pub fn free_port(udp_too: bool) -> Result<u16> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..1000 {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

@@ -95,12 +95,17 @@ impl Identity {
         Identity::new(Authority::shared()?, None, rustls::ALL_VERSIONS)
     }
 
+    /// A client's side of the protocol, without a connection.
+    pub fn machine(&self) -> Result<ClientConnection> {
+        let name = ServerName::try_from("localhost").context("a name")?;
+        Ok(ClientConnection::new(Arc::clone(&self.config), name)?)
+    }
+
     /// Connects. The handshake happens with the first read or write.
     pub fn connect(&self, address: SocketAddr) -> Result<TlsStream> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
-        let name = ServerName::try_from("localhost").context("a name")?;
-        let connection = ClientConnection::new(Arc::clone(&self.config), name)?;
+        let connection = self.machine()?;
         let tap = Tap { socket, header: Vec::new(), left: 0, data_records: 0 };
         Ok(TlsStream { stream: StreamOwned::new(connection, tap) })
     }

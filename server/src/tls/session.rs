@@ -1,14 +1,17 @@
 //! One connection's TLS: records in and plain bytes out, and the other way. Knows no socket.
 //!
-//! rustls keeps no bytes here: what has come of a record, or of a handshake message, stays with the connection, counted
-//! in the budget of all that is parked, so that half a handshake costs what half a request costs.
+//! rustls keeps no bytes here, but remembers where in them it was: it must be shown the same ones again, whatever it is
+//! asked to do, or it panics. What has come of a record, or of a handshake message, stays with the connection,
+//! counted in the budget of all that is parked, so that half a handshake costs what half a request costs.
 
 use super::Tls;
 use crate::buffers::{Budget, Parked};
 use crate::options::Protection;
 use rustls::HandshakeKind;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+};
 use std::fmt;
 
 /// Plain bytes of the largest record.
@@ -110,20 +113,19 @@ impl<'b> Session<'b> {
                     true
                 }
                 Ok(_) => false,
-                // It may come again; the first is the reason. What is to be told about it comes next.
-                Err(_) if opened.fault.is_some() => false,
                 Err(error) => {
                     opened.fault = Some(Fault { error, in_handshake: self.is_greeting() });
                     self.stage = Stage::Broken;
-                    opened.consumed = records.len();
-                    discard = 0;
-                    true
+                    false
                 }
             };
             opened.consumed += discard;
             if !go_on {
                 break;
             }
+        }
+        if self.stage == Stage::Broken {
+            self.encode_last_words(records.get_mut(opened.consumed..).unwrap_or_default(), control);
         }
         if self.stage == Stage::Greeting && !self.machine.is_handshaking() {
             self.stage = Stage::Open;
@@ -132,13 +134,21 @@ impl<'b> Session<'b> {
         opened
     }
 
+    /// The alert that tells why. What has not been read must not be read any more: only as long as something is queued
+    /// does rustls not try.
+    fn encode_last_words(&mut self, rest: &mut [u8], control: &mut Vec<u8>) {
+        while self.machine.wants_write() {
+            match self.machine.process_tls_records(rest).state {
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, control),
+                _ => return,
+            }
+        }
+    }
+
     /// Seals at most [`RECORD_BYTES`] into a buffer of [`SEALED_BYTES`], and tells how many of them. `None`: the session
     /// can say no more.
     pub(crate) fn seal(&mut self, plain: &[u8], sealed: &mut [u8]) -> Option<usize> {
-        match self.machine.process_tls_records(&mut []).state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => traffic.encrypt(plain, sealed).ok(),
-            _ => None,
-        }
+        self.speak(|traffic| traffic.encrypt(plain, sealed))
     }
 
     /// Seals the word that nothing more follows. `None`: nobody would understand it.
@@ -146,10 +156,24 @@ impl<'b> Session<'b> {
         if matches!(self.stage, Stage::Greeting | Stage::Broken) {
             return None;
         }
-        match self.machine.process_tls_records(&mut []).state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => traffic.queue_close_notify(sealed).ok(),
+        self.speak(|traffic| traffic.queue_close_notify(sealed))
+    }
+
+    #[inline]
+    fn speak(
+        &mut self,
+        say: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<usize, EncryptError>,
+    ) -> Option<usize> {
+        let UnbufferedStatus { discard, state, .. } =
+            self.machine.process_tls_records(self.unfinished.rest_mut());
+        let said = match state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => say(&mut traffic).ok(),
             _ => None,
+        };
+        if discard > 0 {
+            self.unfinished.consume(discard);
         }
+        said
     }
 }
 

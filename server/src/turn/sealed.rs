@@ -99,11 +99,11 @@ impl Server<'_, '_> {
         // There is no more to wait for: the end is met by the next read.
         connection.readable |= session.has_ended();
         self.counts.tls_new_sessions.add(u64::from(opened.is_new_session));
-        if !self.send_control(connection) {
-            return Received::End;
+        // Counted before the other side can know it.
+        if let Some(fault) = &opened.fault {
+            self.note_fault(fault);
         }
-        if let Some(fault) = opened.fault {
-            self.note_fault(&fault);
+        if !self.send_control(connection) || opened.fault.is_some() {
             return Received::End;
         }
         filled.bytes += opened.plain_bytes;
