@@ -101,6 +101,13 @@ impl Identity {
         Ok(ClientConnection::new(Arc::clone(&self.config), name)?)
     }
 
+    /// One that gives its keys away.
+    pub fn revealing_machine(&self) -> Result<ClientConnection> {
+        let mut config = ClientConfig::clone(&self.config);
+        config.enable_secret_extraction = true;
+        Identity { config: Arc::new(config) }.machine()
+    }
+
     /// Connects. The handshake happens with the first read or write.
     pub fn connect(&self, address: SocketAddr) -> Result<TlsStream> {
         let socket = TcpStream::connect(address)?;

@@ -2,6 +2,8 @@
 //!
 //! Certificates come from a throw-away authority made by `openssl`, whose client is one of the two used here.
 
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::{ClientConnection, ConnectionTrafficSecrets};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -279,6 +281,59 @@ fn a_session_that_is_damaged_ends_and_is_counted() {
     let mut other = connect(&client(authority, None), port(&server));
     assert_eq!(stat(&mut other, "", "ssl_proto_errors"), 1);
     assert_eq!(stat(&mut other, "", "ssl_handshake_errors"), 0);
+}
+
+/// Seals records of TLS 1.3 by hand, so that they can hold what no client would send.
+struct Forger {
+    key: LessSafeKey,
+    nonce: [u8; 12],
+    sequence: u64,
+}
+
+impl Forger {
+    fn new(machine: ClientConnection) -> Forger {
+        let (sequence, secrets) = machine.dangerous_extract_secrets().unwrap().tx;
+        let ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else { panic!("another cipher") };
+        let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap());
+        Forger { key, nonce: iv.as_ref().try_into().unwrap(), sequence }
+    }
+
+    fn seal(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
+        let mut nonce = self.nonce;
+        nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()).for_each(|(byte, number)| *byte ^= number);
+        self.sequence += 1;
+        let mut sealed = [content, &[kind]].concat();
+        let length = (sealed.len() + AES_128_GCM.tag_len()) as u16;
+        let header = [&[23, 3, 3][..], &length.to_be_bytes()].concat();
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        self.key.seal_in_place_append_tag(nonce, Aad::from(&header), &mut sealed).unwrap();
+        [header, sealed].concat()
+    }
+}
+
+#[test]
+fn half_a_handshake_message_behind_a_request_does_not_stop_its_answer() {
+    let authority = Authority::shared().unwrap();
+    let server = start(authority, &["-t", "1", "-o", "ssl_ciphers=TLS_AES_128_GCM_SHA256"]);
+    let mut machine = client(authority, None).revealing_machine().unwrap();
+    let mut socket = TcpStream::connect(port(&server)).unwrap();
+    socket.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+    machine.complete_io(&mut socket).unwrap();
+    let mut forger = Forger::new(machine);
+    let (handshake, data) = (22, 23);
+    // The beginning of a change of keys.
+    let request = [forger.seal(data, b"version\r\n"), forger.seal(handshake, &[24, 0, 0])].concat();
+    socket.write_all(&request).unwrap();
+    let mut other = connect(&client(authority, None), port(&server));
+    let answered = |other: &mut TlsStream| stat(other, "", "bytes_written");
+    let started = Instant::now();
+    while answered(&mut other) == 0 {
+        assert!(started.elapsed() < ANSWER_MAX);
+    }
+    // The rest of it, another request with the old keys, which is wrong: that client's end, and nobody else's.
+    socket.write_all(&[forger.seal(handshake, &[1, 0]), forger.seal(data, b"version\r\n")].concat()).unwrap();
+    let _ = socket.read_to_end(&mut Vec::new());
+    assert_eq!(stat(&mut other, "", "ssl_proto_errors"), 1);
 }
 
 /// The first message of a handshake, as a client would send it.
