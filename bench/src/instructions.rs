@@ -145,11 +145,7 @@ fn child(name: &str, items: u32) -> Result<()> {
     let counters = Counters::default();
     let mut hands = match subject {
         Subject::ServeGet | Subject::ServeSet | Subject::ServeMetaGet | Subject::ServeMetaSet => {
-            Hands::Engine(Box::new(Engine::new(
-                worker,
-                Settings { cas: true, flush_enabled: true },
-                &counters,
-            )))
+            Hands::Engine(Box::new(Engine::new(worker, Settings::default(), &counters)))
         }
         _ => Hands::Worker(Box::new(worker)),
     };

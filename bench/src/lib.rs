@@ -16,4 +16,5 @@ pub mod sys;
 pub mod trace;
 pub mod udp;
 pub mod usage;
+pub mod veth;
 pub mod workload;

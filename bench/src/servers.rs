@@ -3,6 +3,7 @@
 use crate::control::Control;
 use crate::floor::Canned;
 use crate::sys;
+use crate::veth::Place;
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
@@ -106,6 +107,8 @@ pub struct Settings {
     pub canned: Canned,
     /// On which cores.
     pub cores: Vec<usize>,
+    /// In a network of its own; else on loopback.
+    pub place: Option<Place>,
 }
 
 impl Settings {
@@ -119,7 +122,12 @@ impl Settings {
             item_bytes_max: None,
             canned,
             cores,
+            place: None,
         }
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        self.place.as_ref().map_or(Ipv4Addr::LOCALHOST, |place| place.address)
     }
 }
 
@@ -134,7 +142,15 @@ pub struct Server {
 impl Server {
     pub fn start(kind: Kind, binaries: &Binaries, settings: &Settings) -> Result<Server> {
         let port = free_port()?;
-        let mut command = Command::new(binaries.path(kind));
+        let mut command = match &settings.place {
+            None => Command::new(binaries.path(kind)),
+            // It becomes the server: the process stays the same.
+            Some(place) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &place.namespace]).arg(binaries.path(kind));
+                command
+            }
+        };
         match kind {
             Kind::Floor => floor_arguments(&mut command, port, settings),
             Kind::Unbuckle | Kind::Memcached => store_arguments(&mut command, port, settings)?,
@@ -145,7 +161,7 @@ impl Server {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         sys::pin(&before)?;
         let child = child.with_context(|| format!("starting {}", binaries.path(kind).display()))?;
-        let mut server = Server { kind, address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), child };
+        let mut server = Server { kind, address: SocketAddrV4::new(settings.address(), port), child };
         if kind != Kind::Floor || !settings.udp {
             server.wait_until_listening().with_context(|| format!("{command:?}"))?;
         }
@@ -185,9 +201,10 @@ impl Drop for Server {
 }
 
 fn floor_arguments(command: &mut Command, port: u16, settings: &Settings) {
-    command.args(["--port", &port.to_string()]);
+    command.args(["--address", &settings.address().to_string(), "--port", &port.to_string()]);
     command.args(["--request-bytes", &settings.canned.request_bytes.to_string()]);
     command.args(["--reply-bytes", &settings.canned.reply_bytes.to_string()]);
+    command.args(["--threads", &settings.threads.to_string()]);
     if settings.udp {
         command.arg("--udp");
     }
@@ -195,7 +212,7 @@ fn floor_arguments(command: &mut Command, port: u16, settings: &Settings) {
 
 fn store_arguments(command: &mut Command, port: u16, settings: &Settings) -> Result<()> {
     let port = port.to_string();
-    command.args(["-l", "127.0.0.1", "-p", &port, "-m", &settings.memory_mb.to_string()]);
+    command.args(["-l", &settings.address().to_string(), "-p", &port, "-m", &settings.memory_mb.to_string()]);
     command.args(["-t", &settings.threads.to_string(), "-c", &settings.connections_max.to_string()]);
     command.args(["-U", if settings.udp { &port } else { "0" }]);
     if let Some(bytes) = settings.item_bytes_max {

@@ -136,6 +136,12 @@ impl Epoll {
         })
     }
 
+    /// The same poll for a thread that waits, while others add to it.
+    pub fn with_room(&self, events_max: usize) -> Result<Self> {
+        let events = vec![libc::epoll_event { events: 0, u64: 0 }; events_max.max(1)];
+        Ok(Epoll { descriptor: self.descriptor.try_clone()?, events, ready: 0 })
+    }
+
     pub fn add(&self, socket: &impl AsRawFd, token: usize) -> Result<()> {
         self.control(libc::EPOLL_CTL_ADD, socket, token, false)
     }

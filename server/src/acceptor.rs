@@ -101,10 +101,15 @@ impl<'s, 'r> Acceptor<'s, 'r> {
 
     /// SIGHUP: reads again what can be read again. What cannot be, stays as it was.
     fn reload(&self) {
+        if let Some(passwords) = &self.shared.passwords
+            && let Err(message) = passwords.reload()
+        {
+            eprintln!("{message}; the old ones stay in force");
+        }
         if let Some(tls) = &self.shared.tls
             && let Err(error) = tls.refresh(self.shared.clock.uptime_s())
         {
-            eprintln!("SIGHUP: the certificates stay as they are: {error}");
+            eprintln!("{error}; the old certificates stay in force");
         }
     }
 

@@ -3,6 +3,7 @@
 //! A connection is small: its buffers are empty unless it waits in the middle of something. How it is served is in
 //! `turn.rs`; which poller wakes it, in `worker.rs`.
 
+use crate::ahead::Ahead;
 use crate::buffers::{Budget, Parked};
 use crate::roster::Seat;
 use crate::tls::session::Session as TlsSession;
@@ -20,6 +21,8 @@ pub(crate) struct Connection<'b> {
     pub(crate) tls: Option<Box<TlsSession<'b>>>,
     /// Request bytes that have been read and not consumed.
     pub(crate) input: Parked<'b>,
+    /// Request bytes that were read before its turn; it takes them first.
+    pub(crate) ahead: Option<Ahead>,
     /// Reply bytes that the socket did not take, as they go out: over TLS, sealed.
     pub(crate) output: Parked<'b>,
     /// How much the next read asks for: doubled while reads come back full, back to the least when replies pile up.
@@ -63,6 +66,7 @@ impl<'b> Connection<'b> {
             session: Session::default(),
             tls,
             input: Parked::new(budget),
+            ahead: None,
             output: Parked::new(budget),
             read_bytes: READ_BYTES_MIN,
             readable: false,
@@ -78,6 +82,16 @@ impl<'b> Connection<'b> {
             last_turn_s: now_s,
             seat,
         }
+    }
+
+    /// Waits for a new, short request, and nothing else is to be done before it is read.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.tls.is_none()
+            && self.read_bytes == READ_BYTES_MIN
+            && self.input.is_empty()
+            && self.session.is_idle()
+            && !(self.stalled || self.peeking || self.midway || self.queued || self.hung_up)
     }
 }
 

@@ -5,13 +5,15 @@
 //!
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
-//! - `tls/` certificates, sessions
+//! - `authentication.rs` who may come in; `tls/` certificates, sessions
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //!
 //! What items are, and how requests are read, is in the core crates.
 
 mod acceptor;
 mod admin;
+mod ahead;
+mod authentication;
 mod buffers;
 pub mod clock;
 mod connection;
@@ -29,6 +31,7 @@ mod worker;
 
 use acceptor::Acceptor;
 use admin::Classes;
+use authentication::Passwords;
 use buffers::Budget;
 use clock::Clock;
 use listen::Listening;
@@ -80,6 +83,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
+    let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
     if options.daemon {
         system::daemonize(options.core_dumps, options.verbosity > 0)
@@ -94,7 +98,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, tls, &listening, &signals);
+    let served = serve(options, tls, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -137,6 +141,7 @@ fn share<'r>(
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
+    passwords: Option<Passwords>,
 ) -> Result<Shared<'r>, Refusal> {
     let desks = (0..options.threads).map(|_| Desk::new()).collect::<Result<Vec<_>, _>>();
     let roster = Roster::new(options.connections_max as usize + ROSTER_ROWS_BESIDE);
@@ -160,6 +165,7 @@ fn share<'r>(
         baseline: Mutex::new(Baseline::default()),
         clock,
         tls,
+        passwords,
         options,
     })
 }
@@ -169,10 +175,12 @@ fn serve(
     tls: Option<Tls>,
     listening: &Listening,
     signals: &Signals,
+    passwords: Option<Passwords>,
 ) -> Result<(), Refusal> {
     let seed = seed()?;
     let store = memory::store(&options, &Classes::new(&options), seed)?;
-    let shared = share(options, tls, store, listening, Clock::start())?;
+    store.crawler_enabled_set(options.extended.crawler);
+    let shared = share(options, tls, store, listening, Clock::start(), passwords)?;
     let shared = &shared;
     let acceptor = Acceptor::new(shared, &listening.listeners, signals)
         .map_err(|error| failure("cannot make the acceptor's poll", error))?;

@@ -1,6 +1,7 @@
 //! What all threads of the server see: settings, the store, counters, and the way to reach each other.
 
 use crate::admin::Classes;
+use crate::authentication::Passwords;
 use crate::buffers::Budget;
 use crate::clock::Clock;
 use crate::options::{Options, Protection};
@@ -124,6 +125,8 @@ pub(crate) struct Shared<'r> {
     /// With `-Z`.
     pub(crate) tls: Option<Tls>,
     pub(crate) classes: Classes,
+    /// `None`: everybody may come in.
+    pub(crate) passwords: Option<Passwords>,
     pub(crate) budget: Budget,
     pub(crate) roster: Roster,
     pub(crate) desks: Vec<Desk>,

@@ -7,6 +7,7 @@
 //! Receiving and sending are where TLS comes in: `turn/sealed.rs` does both for connections that have a session.
 
 use crate::admin;
+use crate::ahead::ReadAhead;
 use crate::connection::{Connection, READ_BYTES_MIN};
 use crate::shared::{DoorCounts, Shared};
 use crate::turn::sealed::Buffers;
@@ -61,6 +62,7 @@ pub(crate) struct Server<'s, 'r> {
     pub(crate) input: Box<[u8]>,
     pub(crate) output: Box<[u8]>,
     tls: Buffers,
+    pub(crate) read_ahead: ReadAhead,
 }
 
 /// What a connection may do in one turn.
@@ -119,6 +121,7 @@ impl<'s, 'r> Server<'s, 'r> {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             output: vec![0; OUTPUT_BYTES].into_boxed_slice(),
             tls: shared.tls.as_ref().map_or_else(Buffers::default, |_| Buffers::new()),
+            read_ahead: ReadAhead::new(),
         }
     }
 
@@ -190,7 +193,10 @@ impl<'s, 'r> Server<'s, 'r> {
     fn consider_peeking(&self, connection: &mut Connection<'_>, filled: Filled) {
         if connection.peeking {
             connection.peeking = filled.bytes > 0 || !connection.session.is_idle();
-        } else if filled.bytes >= LONG_LINE_BYTES && connection.tls.is_none() {
+        } else if filled.bytes >= LONG_LINE_BYTES
+            && connection.tls.is_none()
+            && !connection.session.is_binary()
+        {
             // Records cannot be looked at and left.
             connection.peeking = !self.input[..filled.bytes].contains(&b'\n');
         }
@@ -203,6 +209,7 @@ impl<'s, 'r> Server<'s, 'r> {
         while matches!(received, Received::Bytes)
             && connection.readable
             && connection.session.is_idle()
+            && !connection.session.is_binary()
             && (UNFINISHED_BYTES_MAX..LINE_BYTES_MAX).contains(&filled.bytes)
             && matches!(frame(&self.input[..filled.bytes]), Framing::Overlong)
         {
@@ -231,15 +238,21 @@ impl<'s, 'r> Server<'s, 'r> {
             // The engine has waited for the end of a request that is longer than any: its promise is broken.
             return Received::End;
         }
-        let got = match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::empty()) {
-            Ok((0, _)) => return Received::End,
-            Ok((got, _)) => got,
-            Err(Errno::AGAIN) => {
-                connection.readable = false;
-                return Received::Nothing;
+        let got = if let Some(ahead) = connection.ahead.take() {
+            let bytes = self.read_ahead.bytes(ahead);
+            free[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        } else {
+            match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::empty()) {
+                Ok((0, _)) => return Received::End,
+                Ok((got, _)) => got,
+                Err(Errno::AGAIN) => {
+                    connection.readable = false;
+                    return Received::Nothing;
+                }
+                Err(Errno::INTR) => return Received::Nothing,
+                Err(_) => return Received::End,
             }
-            Err(Errno::INTR) => return Received::Nothing,
-            Err(_) => return Received::End,
         };
         if got == wanted {
             connection.read_bytes = (connection.read_bytes * 2).min(INPUT_BYTES_MIN);

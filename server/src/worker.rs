@@ -5,8 +5,10 @@
 //! and hold no lock while they serve.
 
 use crate::acceptor::Acceptor;
+use crate::ahead;
 use crate::buffers::Exhausted;
 use crate::connection::{Connection, Table, Token};
+use crate::options;
 use crate::roster::{Entry, State, lock};
 use crate::shared::{Arrival, Desk, Shared};
 use crate::tls::session::Session as TlsSession;
@@ -16,7 +18,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{self, Errno};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
-use unbuckle_engine::{Engine, Settings};
+use unbuckle_engine::{Engine, Protocol, Settings};
 
 /// Sockets that one poll reports.
 const EVENTS_MAX: usize = 128;
@@ -65,9 +67,20 @@ impl<'s, 'r> Worker<'s, 'r> {
         acceptor: Option<Acceptor<'s, 'r>>,
     ) -> io::Result<Worker<'s, 'r>> {
         let desk = &shared.desks[number];
-        let settings = Settings { cas: shared.options.cas, flush_enabled: shared.options.flush_enabled };
+        let settings = Settings {
+            cas: shared.options.cas,
+            flush_enabled: shared.options.flush_enabled,
+            protocol: match shared.options.protocol {
+                options::Protocol::Auto => Protocol::Negotiated,
+                options::Protocol::Ascii => Protocol::Text,
+                options::Protocol::Binary => Protocol::Binary,
+            },
+        };
         let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
-        let engine = Engine::new(hands, settings, &desk.counters);
+        let mut engine = Engine::new(hands, settings, &desk.counters);
+        if let Some(passwords) = &shared.passwords {
+            engine = engine.guarded(passwords);
+        }
         let poll = epoll::create(CreateFlags::CLOEXEC)?;
         let ticker = shared.clock.ticker()?;
         let edge = EventFlags::IN | EventFlags::ET;
@@ -119,8 +132,13 @@ impl<'s, 'r> Worker<'s, 'r> {
                 Err(error) => return Err(error),
             }
             let waiting = events.len() + self.queue.len();
-            for event in &events {
-                self.handle(*event, waiting <= 1);
+            for batch in events.chunks(ahead::PLACES) {
+                if batch.len() > 1 {
+                    self.read_ahead(batch);
+                }
+                for event in batch {
+                    self.handle(*event, waiting <= 1);
+                }
             }
             self.serve_queue();
             if self.maintain_more {
@@ -129,6 +147,23 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         self.end();
         Ok(())
+    }
+
+    /// Receives what connections at rest have sent, and asks for the memory that it will take to answer.
+    fn read_ahead(&mut self, batch: &[Event]) {
+        let read_ahead = &mut self.server.read_ahead;
+        read_ahead.begin();
+        for event in batch {
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data & OWN == 0
+                && flags == EventFlags::IN
+                && let Some(connection) = self.connections.get_mut(Token::from_bits(data))
+                && connection.is_at_rest()
+            {
+                read_ahead.receive(connection);
+            }
+        }
+        read_ahead.anticipate(&self.server.engine);
     }
 
     fn handle(&mut self, event: Event, alone: bool) {

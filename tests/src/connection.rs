@@ -35,6 +35,8 @@ pub struct Connection {
     request_id: u16,
     /// The transport writes only when something is expected: consecutive lines make one datagram or segment.
     pending: Vec<u8>,
+    /// What was last sent began as a binary frame.
+    binary: bool,
 }
 
 impl Connection {
@@ -55,12 +57,28 @@ impl Connection {
             Wire::Unix(stream) => stream.set_read_timeout(Some(ANSWER_MAX))?,
             Wire::Udp(socket) => socket.set_read_timeout(Some(ANSWER_MAX))?,
         }
-        Ok(Connection { wire, transport, received: Vec::new(), taken: 0, request_id: 0, pending: Vec::new() })
+        Ok(Connection {
+            wire,
+            transport,
+            received: Vec::new(),
+            taken: 0,
+            request_id: 0,
+            pending: Vec::new(),
+            binary: false,
+        })
     }
 
     /// Queues bytes: they leave when [`Connection::flush`] is called.
     pub fn send(&mut self, bytes: &[u8]) {
+        if self.pending.is_empty() {
+            self.binary = bytes.first() == Some(&0x80);
+        }
         self.pending.extend_from_slice(bytes);
+    }
+
+    /// Whether it speaks the binary protocol.
+    pub fn is_binary(&self) -> bool {
+        self.binary
     }
 
     /// Sends what is queued. A server that has closed meanwhile is noticed when its answer is missing, not here.

@@ -11,6 +11,8 @@
 pub mod authority;
 pub mod connection;
 pub mod escape;
+pub mod frame;
+pub mod module;
 pub mod play;
 pub mod server;
 pub mod suite;

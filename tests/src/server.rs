@@ -1,7 +1,8 @@
 //! Starts a server on a free port or socket, and ends it: by process id, never by name.
 
 use crate::authority::Authority;
-use crate::transcript::Transport;
+use crate::module;
+use crate::transcript::{Case, Transport};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -24,12 +25,14 @@ pub struct Target {
 pub enum Kind {
     Unbuckle,
     Memcached,
+    /// Unbuckle, as the kernel module.
+    Module,
 }
 
 impl Kind {
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Unbuckle => "unbuckle",
+            Kind::Unbuckle | Kind::Module => "unbuckle",
             Kind::Memcached => "memcached",
         }
     }
@@ -45,11 +48,28 @@ impl Target {
         Target { path, kind: Kind::Unbuckle, debug_path: None }
     }
 
+    pub fn module(path: PathBuf) -> Target {
+        Target { path, kind: Kind::Module, debug_path: None }
+    }
+
+    /// Why it cannot play a case, if it cannot.
+    pub fn refusal(&self, case: &Case) -> Option<String> {
+        match self.kind {
+            Kind::Module => module::parameters(case).err().map(|error| error.to_string()),
+            Kind::Unbuckle | Kind::Memcached => None,
+        }
+    }
+
+    pub fn understands(&self, transport: Transport) -> bool {
+        self.kind != Kind::Module || transport != Transport::Unix
+    }
+
     /// Can its clock be moved?
     pub fn moves_time(&self) -> bool {
         match self.kind {
             Kind::Unbuckle => understands_debug_time(&self.path),
             Kind::Memcached => self.debug_path.is_some(),
+            Kind::Module => true,
         }
     }
 
@@ -84,7 +104,8 @@ pub enum Address {
 /// A server of our own. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    /// `None` for the module.
+    child: Option<Child>,
     pub address: Address,
     errors: PathBuf,
 }
@@ -95,7 +116,16 @@ const START_MAX: Duration = Duration::from_secs(15);
 const START_STEP: Duration = Duration::from_millis(4);
 
 impl Server {
-    /// Starts `target` for one transport. A port that somebody took meanwhile is replaced by another.
+    /// Starts `target` for one case over one transport.
+    pub fn start_for(target: &Target, case: &Case, transport: Transport) -> Result<Server> {
+        if target.kind == Kind::Module {
+            let address = Address::Port(module::ready(&target.path, case)?);
+            return Ok(Server { child: None, address, errors: PathBuf::new() });
+        }
+        Server::start(target, &case.options, transport, case.moves_time())
+    }
+
+    /// Starts a process of `target` for one transport. A port that somebody took meanwhile is replaced by another.
     pub fn start(
         target: &Target,
         options: &[String],
@@ -149,7 +179,7 @@ impl Server {
             std::fs::File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot start {}", target.path.display()))?;
-        let mut server = Server { child, address, errors };
+        let mut server = Server { child: Some(child), address, errors };
         server.wait_until_listening()?;
         Ok(server)
     }
@@ -157,11 +187,11 @@ impl Server {
     fn wait_until_listening(&mut self) -> Result<()> {
         let started = Instant::now();
         while started.elapsed() < START_MAX {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.ended() {
                 bail!("the server ended at its start with {status}: {}", self.errors_text());
             }
             let listening = match &self.address {
-                Address::Port(address) => is_listening(self.child.id(), address.port()),
+                Address::Port(address) => is_listening(self.process_id(), address.port()),
                 Address::Path(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
             };
             if listening {
@@ -173,12 +203,12 @@ impl Server {
     }
 
     pub fn process_id(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// The status, if the server has ended by itself.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        self.child.as_mut()?.try_wait().ok().flatten()
     }
 
     /// What the server wrote to its standard error.
@@ -191,9 +221,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
         // Both fail only when the process has already gone, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = child.kill();
+        let _ = child.wait();
         let _ = std::fs::remove_file(&self.errors);
         if let Address::Path(path) = &self.address {
             let _ = std::fs::remove_file(path);

@@ -3,6 +3,7 @@
 //! This file only reads the form that `tests/README.md` describes; [`crate::play`] gives the steps their meaning.
 
 use crate::escape::{self, Piece};
+use crate::frame::{self, Direction};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
@@ -96,10 +97,28 @@ const UDP_REQUEST_BYTES_MAX: usize = 1392;
 /// More is not worth sending one byte at a time.
 const DRIP_BYTES_MAX: usize = 3000;
 
+/// Commands that ask for counters, or change settings that outlive their connection.
+fn names_an_instance(line: &[u8]) -> bool {
+    let words: [&[u8]; 3] = [b"stats", b"cache_memlimit", b"verbosity"];
+    words.iter().any(|word| line.starts_with(word))
+}
+
 impl Case {
     /// Does the case need a clock that can be moved?
     pub fn moves_time(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Time(_)))
+    }
+
+    /// Can the case tell a server that was emptied from a new one?
+    pub fn sees_the_past(&self) -> bool {
+        self.moves_time()
+            || self.steps.iter().any(|step| match step {
+                Step::Stat { .. } => true,
+                Step::Send(pieces) => pieces
+                    .iter()
+                    .any(|piece| matches!(piece, Piece::Bytes(bytes) if names_an_instance(bytes))),
+                _ => false,
+            })
     }
 
     pub fn fits(&self, transport: Transport) -> bool {
@@ -227,7 +246,11 @@ fn unrolled(text: &str) -> Result<Vec<(usize, String)>> {
 }
 
 fn read_line(case: &mut Case, line: &str) -> Result<()> {
-    if let Some((marker, bytes)) = marked(line) {
+    if let Some(frame) = line.strip_prefix(">= ") {
+        case.steps.push(Step::Send(frame::parse(frame, Direction::Request)?));
+    } else if let Some(frame) = line.strip_prefix("<= ") {
+        case.steps.push(Step::Expect(frame::parse(frame, Direction::Reply)?));
+    } else if let Some((marker, bytes)) = marked(line) {
         let mut pieces = escape::parse(bytes)?;
         if marker.len() == 1 {
             pieces.push(Piece::Bytes(b"\r\n".to_vec()));

@@ -425,7 +425,7 @@ fn who_does_not_read_holds_little_and_gets_everything_in_the_end() {
         assert!(started.elapsed() < ANSWER_MAX, "eight clients do not read, and nothing is parked");
     }
     let parked = stat(&mut other, "unbuckle", "parked_bytes");
-    assert!(parked < 8 * 128 << 10, "{parked} bytes for eight clients");
+    assert!(parked < (8 * 128) << 10, "{parked} bytes for eight clients");
     let expected: String = keys
         .iter()
         .map(|key| format!("VALUE {key} 0 4000\r\n{value}\r\n"))

@@ -272,6 +272,16 @@ impl<'r> Store<'r> {
         Ok(())
     }
 
+    /// Whether [`Worker::maintain`] looks for expired items; it does from the start.
+    pub fn crawler_is_enabled(&self) -> bool {
+        self.crawl.is_enabled()
+    }
+
+    /// Without the crawler an expired item goes when it is met: by a request for its key, or by eviction.
+    pub fn crawler_enabled_set(&self, enabled: bool) {
+        self.crawl.enable(enabled);
+    }
+
     /// Largest item, bytes, as memcached counts.
     pub fn item_bytes_max(&self) -> u64 {
         self.item_bytes_max

@@ -153,7 +153,10 @@ pub(super) fn lru_crawler(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static 
             Some(_) => b"CLIENT_ERROR sleep must be one second or less",
             None => BAD_FORMAT,
         },
-        [b"enable" | b"disable"] | [b"enable" | b"disable", b"noreply"] => OK,
+        [what @ (b"enable" | b"disable")] | [what @ (b"enable" | b"disable"), b"noreply"] => {
+            shared.store.crawler_enabled_set(*what == b"enable");
+            OK
+        }
         _ => ERROR,
     }
 }

@@ -97,8 +97,7 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     process(shared, reply);
     connections(shared, &since, reply);
     since.all(reply, &REQUESTS);
-    stat(reply, "auth_cmds", 0);
-    stat(reply, "auth_errors", 0);
+    since.all(reply, &["auth_cmds", "auth_errors"]);
     if shared.options.extended.idle_timeout_s > 0 {
         stat(reply, "idle_kicks", since.value("idle_kicks"));
     }

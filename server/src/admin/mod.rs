@@ -7,6 +7,7 @@
 mod classes;
 mod conns;
 mod controls;
+mod frames;
 mod general;
 mod settings;
 
@@ -16,6 +17,7 @@ use crate::shared::Shared;
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::atomic::Ordering;
+use unbuckle_wire::binary::REQUEST_MAGIC;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -27,8 +29,12 @@ pub(crate) enum Outcome {
 /// More words than any command has; what follows is ignored, as memcached ignores it.
 const WORDS_MAX: usize = 24;
 
-/// Answers `line` (without its line end) into `reply`.
+/// Answers `line` (without its line end) into `reply`; or a binary frame.
 pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, now_s: u32, reply: &mut Vec<u8>) -> Outcome {
+    if line.first() == Some(&REQUEST_MAGIC) {
+        frames::stat(line, shared, now_s, reply);
+        return Outcome::Replied;
+    }
     let words: Vec<&[u8]> =
         line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).take(WORDS_MAX).collect();
     let Some((command, arguments)) = words.split_first() else {

@@ -38,8 +38,11 @@ pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         Protocol::Binary => "binary",
     };
     stat(reply, "binding_protocol", protocol);
-    stat(reply, "auth_enabled_sasl", "no");
-    stat(reply, "auth_enabled_ascii", "no");
+    stat(reply, "auth_enabled_sasl", yes_no(options.sasl));
+    match &options.auth_file {
+        Some(path) => stat(reply, "auth_enabled_ascii", path.display()),
+        None => stat(reply, "auth_enabled_ascii", "no"),
+    }
     stat(reply, "item_size_max", options.item_bytes_max);
     without_effect(shared, reply);
 }
@@ -53,7 +56,7 @@ const REST: &[(&str, &str)] = &[
     ("slab_automove_ratio", "0.80"),
     ("slab_automove_window", "10"),
     ("slab_chunk_max", ""),
-    ("lru_crawler", "yes"),
+    ("lru_crawler", ""),
     ("lru_crawler_sleep", "100"),
     ("lru_crawler_tocrawl", "0"),
     ("tail_repair_time", "0"),
@@ -119,6 +122,7 @@ fn without_effect(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         }
         let value = match name {
             "slab_chunk_max" => options.chunk_bytes_max().to_string(),
+            "lru_crawler" => yes_no(shared.store.crawler_is_enabled()).to_owned(),
             "flush_enabled" => yes_no(options.flush_enabled).to_owned(),
             "dump_enabled" => yes_no(options.dump_enabled).to_owned(),
             _ => options.extended.shown.get(name).map_or(default, String::as_str).to_owned(),

@@ -31,6 +31,7 @@ enum Effect {
     ChunkMax,
     /// Kept in [`TlsOptions`], which also shows it.
     Tls(Setting),
+    Crawler(bool),
     /// Speaks about tests or builds of memcached: nothing to say about it.
     Silent,
 }
@@ -96,8 +97,8 @@ static SUBOPTIONS: &[Suboption] = &[
         shows: Shows::Nothing,
         effect: Effect::None,
     },
-    bare("lru_crawler", "lru_crawler", "yes"),
-    bare("no_lru_crawler", "lru_crawler", "no"),
+    unseen("lru_crawler", Shape::Bare, Effect::Crawler(true)),
+    unseen("no_lru_crawler", Shape::Bare, Effect::Crawler(false)),
     whole("lru_crawler_sleep", 0, 1_000_000, 1),
     whole("lru_crawler_tocrawl", 0, ANY, 1),
     bare("lru_maintainer", "lru_maintainer_thread", "yes"),
@@ -117,7 +118,7 @@ static SUBOPTIONS: &[Suboption] = &[
     unseen("no_inline_ascii_resp", Shape::Bare, Effect::None),
     unseen("no_chunked_items", Shape::Bare, Effect::None),
     unseen("modern", Shape::Bare, Effect::Silent),
-    unseen("no_modern", Shape::Bare, Effect::None),
+    unseen("no_modern", Shape::Bare, Effect::Crawler(false)),
     unseen("drop_privileges", Shape::Bare, Effect::None),
     unseen("no_drop_privileges", Shape::Bare, Effect::Silent),
     unseen("relaxed_privileges", Shape::Bare, Effect::Silent),
@@ -155,6 +156,8 @@ pub struct Extended {
     pub max_connections_fast: bool,
     /// Seconds after which a silent connection is closed; 0 is never.
     pub idle_timeout_s: u32,
+    /// Expired items are looked for.
+    pub crawler: bool,
     /// Largest size class; `None` follows the item size.
     pub chunk_bytes_max: Option<u32>,
     pub tls: TlsOptions,
@@ -167,6 +170,7 @@ impl Default for Extended {
         Extended {
             max_connections_fast: true,
             idle_timeout_s: 0,
+            crawler: true,
             chunk_bytes_max: None,
             tls: TlsOptions::default(),
             shown: BTreeMap::new(),
@@ -205,6 +209,7 @@ impl Extended {
             Effect::Tls(setting) => {
                 self.tls.set(setting, value.unwrap_or_default(), number as u64, notes)?;
             }
+            Effect::Crawler(crawler) => self.crawler = crawler,
             Effect::ChunkMax => self.chunk_bytes_max = Some((number as u32) << 10),
         }
         let text = match suboption.shows {
@@ -264,9 +269,10 @@ mod tests {
 
     #[test]
     fn names_with_an_effect_have_it() {
-        let (extended, notes) = apply("no_maxconns_fast,idle_timeout=3,slab_chunk_max=16").unwrap();
+        let (extended, notes) = apply("no_maxconns_fast,idle_timeout=3,slab_chunk_max=16,no_modern").unwrap();
         assert!(!extended.max_connections_fast);
         assert_eq!(extended.idle_timeout_s, 3);
+        assert!(!extended.crawler);
         assert_eq!(extended.chunk_bytes_max, Some(16 << 10));
         assert!(notes.is_empty());
     }

@@ -173,13 +173,34 @@ pub(super) static FLAGS: &[Flag] = &[
         Value("num"),
         "queue of connections not yet accepted (default: 1024)",
     ),
-    flag(Id::Protocol, 'B', "protocol", Value("name"), "ascii or auto (default: auto)"),
+    flag(
+        Id::Protocol,
+        'B',
+        "protocol",
+        Value("name"),
+        "auto, ascii or binary (default: auto: by the first byte)",
+    ),
     flag(
         Id::ItemSizeMax,
         'I',
         "max-item-size",
         Value("num"),
         "largest item in bytes, or with k or m (default: 1m, from 1k to 1024m)",
+    ),
+    flag(
+        Id::Sasl,
+        'S',
+        "enable-sasl",
+        Nothing,
+        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names the file of\n\
+         users, with a line user:password for each",
+    ),
+    flag(
+        Id::AuthFile,
+        'Y',
+        "auth-file",
+        Value("file"),
+        "ask text clients for a password: a line user:password for each user; read again on SIGHUP",
     ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
@@ -215,8 +236,6 @@ pub(super) static FLAGS: &[Flag] = &[
 
 /// Known to memcached, not served: each is recognised so that it gets a clear answer. Not in the help text.
 pub(super) static UNSERVED: &[Flag] = &[
-    flag(Id::Sasl, 'S', "enable-sasl", Nothing, ""),
-    flag(Id::AuthFile, 'Y', "auth-file", Value("file"), ""),
     flag(Id::MemoryFile, 'e', "memory-file", Value("file"), ""),
     flag(Id::NapiIds, 'N', "napi-ids", Value("num"), ""),
 ];
@@ -304,7 +323,7 @@ mod tests {
         let text = help_text();
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(text.contains("unix-socket"));
-        for absent in ["sasl", "ext_path", "proxy_config", "no_drop_privileges"] {
+        for absent in ["ext_path", "proxy_config", "no_drop_privileges"] {
             assert!(!text.contains(absent), "{absent} is not served");
         }
     }

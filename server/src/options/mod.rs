@@ -34,7 +34,7 @@ impl Refusal {
     pub fn new(exit_code: u8, message: impl Into<String>) -> Refusal {
         Refusal { exit_code, message: message.into() }
     }
-    fn usage(message: impl Into<String>) -> Refusal {
+    pub(crate) fn usage(message: impl Into<String>) -> Refusal {
         Refusal::new(exit::USAGE, message)
     }
 }
@@ -95,6 +95,10 @@ pub struct Options {
     pub requests_per_event: u32,
     pub cas: bool,
     pub protocol: Protocol,
+    /// Binary clients authenticate by SASL.
+    pub sasl: bool,
+    /// Text clients authenticate by what is in this file.
+    pub auth_file: Option<PathBuf>,
     pub item_bytes_max: u64,
     pub flush_enabled: bool,
     pub dump_enabled: bool,
@@ -137,6 +141,8 @@ impl Default for Options {
             requests_per_event: 20,
             cas: true,
             protocol: Protocol::Auto,
+            sasl: false,
+            auth_file: None,
             item_bytes_max: 1 << 20,
             flush_enabled: true,
             dump_enabled: true,
@@ -167,6 +173,7 @@ impl Options {
 #[derive(Debug, Default)]
 struct Seen {
     tcp_port: bool,
+    protocol: bool,
     item_bytes_max: Option<String>,
 }
 
@@ -310,7 +317,10 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         }
         Id::DisableCas => options.cas = false,
         Id::Backlog => options.backlog = positive(value, "the backlog (-b)", i32::MAX as u64)? as i32,
-        Id::Protocol => protocol(options, value)?,
+        Id::Protocol => {
+            options.protocol = protocol(value)?;
+            seen.protocol = true;
+        }
         Id::ItemSizeMax => {
             options.item_bytes_max = item_bytes(value)?;
             seen.item_bytes_max = Some(value.to_owned());
@@ -320,11 +330,8 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::DisableWatch => options.watch_enabled = false,
         Id::DebugTime => options.debug_time = true,
         Id::Extended => options.extended.apply(value, &mut options.notes)?,
-        Id::Sasl | Id::AuthFile => {
-            return Err(Refusal::usage(
-                "this server has no authentication yet: it will not run open where you asked for it",
-            ));
-        }
+        Id::Sasl => options.sasl = true,
+        Id::AuthFile => options.auth_file = Some(PathBuf::from(value)),
         Id::Tls => options.tls_enabled = true,
         Id::MemoryFile => {
             options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned());
@@ -349,6 +356,7 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
     if options.item_bytes_max > 1 << 30 {
         return Err(Refusal::usage("-I: the largest item cannot exceed 1024m"));
     }
+    check_authentication(options, seen)?;
     if options.udp_port.is_some() && !seen.tcp_port {
         options.tcp_port = options.udp_port;
     }
@@ -386,6 +394,30 @@ fn check_tls(options: &mut Options) -> Result<(), Refusal> {
         options.notes.push("-Z: UDP is served in the clear; -U 0 turns it off".to_owned());
     }
     options.extended.tls.check(&mut options.notes)
+}
+
+/// Whoever has to authenticate speaks the protocol in which that is possible, and none without connections.
+fn check_authentication(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
+    let (flag, protocol, name) = match (options.sasl, &options.auth_file) {
+        (false, None) => return Ok(()),
+        (true, None) => ("-S", Protocol::Binary, "binary"),
+        (false, Some(_)) => ("-Y", Protocol::Ascii, "ascii"),
+        (true, Some(_)) => {
+            return Err(Refusal::usage(
+                "-S is for the binary protocol and -Y for the text protocol: choose one",
+            ));
+        }
+    };
+    if seen.protocol && options.protocol != protocol {
+        return Err(Refusal::usage(format!(
+            "{flag} needs -B {name}: no other protocol can authenticate by it"
+        )));
+    }
+    if options.udp_port.is_some() {
+        return Err(Refusal::usage(format!("{flag} cannot be used with UDP (-U 0 turns it off)")));
+    }
+    options.protocol = protocol;
+    Ok(())
 }
 
 /// 0 is off (`None`); -1 is any free port (0 to the kernel).
@@ -435,22 +467,16 @@ fn item_bytes(value: &str) -> Result<u64, Refusal> {
     })
 }
 
-fn protocol(options: &mut Options, value: &str) -> Result<(), Refusal> {
-    options.protocol = match value {
-        "auto" => Protocol::Auto,
-        "ascii" => Protocol::Ascii,
-        "binary" => {
-            options
-                .notes
-                .push("-B binary: no binary protocol yet; only the text protocol is served".to_owned());
-            Protocol::Binary
-        }
+fn protocol(value: &str) -> Result<Protocol, Refusal> {
+    match value {
+        "auto" => Ok(Protocol::Auto),
+        "ascii" => Ok(Protocol::Ascii),
+        "binary" => Ok(Protocol::Binary),
         _ => {
             let message = format!("-B: expected one of auto, binary and ascii; got \"{value}\"");
-            return Err(Refusal::usage(message));
+            Err(Refusal::usage(message))
         }
-    };
-    Ok(())
+    }
 }
 
 fn listen(options: &mut Options, value: &str) -> Result<(), Refusal> {
@@ -530,11 +556,9 @@ mod tests {
             "-I 256m",
             "-m 0",
             "-m x",
-            "-S",
             "-Z",
-            "-Z -p 0",
+            "-Z -p 0 -o ssl_chain_cert=a",
             "-l notls:a",
-            "-Y file",
             "-U 65536",
         ] {
             assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
@@ -551,9 +575,27 @@ mod tests {
     }
 
     #[test]
+    fn authentication_has_its_protocol_and_no_udp() {
+        assert_eq!(run("-S").unwrap().protocol, Protocol::Binary);
+        assert_eq!(run("-Y file").unwrap().protocol, Protocol::Ascii);
+        assert_eq!(run("-B binary -S").unwrap().protocol, Protocol::Binary);
+        for line in [
+            "-S -B auto",
+            "-S -B ascii",
+            "-Y file -B binary",
+            "-Y file -B auto",
+            "-S -U 5",
+            "-Y file -U 5",
+            "-S -Y file",
+        ] {
+            assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
+        }
+    }
+
+    #[test]
     fn recognised_but_harmless_flags_are_noted() {
-        let options = run("-l 127.0.0.1 -e /tmp/file -N 2 -B binary -X -W").unwrap();
-        assert_eq!(options.notes.len(), 3, "{:?}", options.notes);
+        let options = run("-l 127.0.0.1 -e /tmp/file -N 2 -X -W").unwrap();
+        assert_eq!(options.notes.len(), 2, "{:?}", options.notes);
         assert!(!options.dump_enabled && !options.watch_enabled);
     }
 }

@@ -134,7 +134,7 @@ impl Engine<'_, '_> {
             return Break(Next::Input);
         }
         turn.at = turn.at.wrapping_add(wanted);
-        session.phase = Phase::Idle;
+        session.rest();
         Continue(())
     }
 

@@ -3,7 +3,7 @@
 //! Each decides on a reply and leaves sending it, or not, to the caller.
 
 use crate::Engine;
-use unbuckle_store::{Deleted, Item, Mark, Rewrite, RewriteCas, Rewritten};
+use unbuckle_store::{Deleted, Expiry, Item, Mark, Rewrite, RewriteCas, Rewritten};
 use unbuckle_wire::number::{DECIMAL_BYTES_MAX, decimal, lenient_u64};
 use unbuckle_wire::reply;
 
@@ -136,9 +136,14 @@ impl Engine<'_, '_> {
             return reply::FLUSH_NOT_ALLOWED;
         }
         let Some(delay) = delay else { return reply::BAD_EXPTIME };
-        let at = if delay > 0 { self.clock.expiry(delay).0.saturating_sub(1) } else { 0 };
-        self.worker.flush((at > self.clock.now_s).then_some(at));
+        self.flush_from(self.clock.expiry(delay.max(0)));
         reply::OK
+    }
+
+    /// `from`: as an expiry, but acting a second earlier; never is now.
+    pub(crate) fn flush_from(&mut self, from: Expiry) {
+        let at = if from == Expiry::NEVER { 0 } else { from.0.saturating_sub(1) };
+        self.worker.flush((at > self.clock.now_s).then_some(at));
     }
 }
 

@@ -1,0 +1,1 @@
+//! Frames and their replies, as memcached 1.6.45 was seen to give them.
