@@ -6,8 +6,8 @@
 //! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
-//! - `authentication.rs` who may come in; `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of
-//!   each other
+//! - `authentication.rs` who may come in; `tls/` certificates, sessions
+//! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
 //! - `verbose.rs` what -vv tells of them
 //!
@@ -31,6 +31,7 @@ mod restart;
 mod roster;
 mod shared;
 mod system;
+mod tls;
 mod turn;
 mod udp;
 mod uri;
@@ -53,6 +54,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use system::Signals;
+use tls::Tls;
 use udp::DatagramSocket;
 use unbuckle_store::Store;
 use watch::{Hub, Reporter};
@@ -88,6 +90,9 @@ fn run(options: Options) -> Result<(), Refusal> {
         say(note);
     }
     let may_lock = options.lock_memory && limits::raise_locked_memory();
+    // The key may be readable to root only.
+    let tls = options.tls_enabled.then(|| Tls::load(&options.extended.tls)).transpose();
+    let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let passwords = Passwords::open(&options)?;
@@ -107,7 +112,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals, passwords);
+    let served = serve(options, tls, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -159,6 +164,7 @@ fn desks(options: &Options, classes: &Classes) -> rustix::io::Result<(Arc<Hub>, 
 
 fn share<'r>(
     options: Options,
+    tls: Option<Tls>,
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
@@ -189,6 +195,7 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        tls,
         passwords,
         options,
     })
@@ -196,6 +203,7 @@ fn share<'r>(
 
 fn serve(
     options: Options,
+    tls: Option<Tls>,
     listening: &Listening,
     signals: &Signals,
     passwords: Option<Passwords>,
@@ -204,7 +212,7 @@ fn serve(
     let classes = Classes::new(&options);
     let (store, clock, memory_file) = memory::store(&options, &classes, seed, &mut |line| say(line))?;
     store.crawler_enabled_set(options.extended.crawler);
-    let shared = share(options, store, listening, clock, passwords)?;
+    let shared = share(options, tls, store, listening, clock, passwords)?;
     let shared = &shared;
     let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
     let served = serve_shared(shared, listening, signals, seed[0]);

@@ -1,5 +1,6 @@
 //! Starts a server on a free port or socket, and ends it: by process id, never by name.
 
+use crate::authority::Authority;
 use crate::module;
 use crate::transcript::{Case, Transport, Users, UsersForm};
 use anyhow::{Context, Result, bail};
@@ -174,13 +175,16 @@ impl Server {
         if target.kind == Kind::Memcached {
             command.args(["-u", "root"]);
         }
+        if transport == Transport::Tls {
+            command.args(Authority::shared()?.options("server"));
+        }
         let scratch = scratch_path();
         let address = match transport {
             Transport::Unix => {
                 command.arg("-s").arg(&scratch);
                 Address::Path(scratch.clone())
             }
-            Transport::Tcp | Transport::Drip | Transport::Udp | Transport::Datagram => {
+            Transport::Tcp | Transport::Drip | Transport::Tls | Transport::Udp | Transport::Datagram => {
                 let port = free_port(udp)?;
                 command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);
@@ -293,7 +297,7 @@ fn is_listening(process: u32, port: u16) -> bool {
 }
 
 /// A port that nobody has bound a moment ago, and that was not given to another server of this process.
-fn free_port(udp_too: bool) -> Result<u16> {
+pub fn free_port(udp_too: bool) -> Result<u16> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..1000 {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

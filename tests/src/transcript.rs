@@ -13,6 +13,8 @@ pub enum Transport {
     Tcp,
     /// TCP, one byte a segment: the parser meets every possible cut.
     Drip,
+    /// TCP under TLS.
+    Tls,
     Unix,
     /// What is sent goes in one framed datagram, and replies are read without their frames.
     Udp,
@@ -21,13 +23,20 @@ pub enum Transport {
 }
 
 impl Transport {
-    pub const ALL: [Transport; 5] =
-        [Transport::Tcp, Transport::Drip, Transport::Unix, Transport::Udp, Transport::Datagram];
+    pub const ALL: [Transport; 6] = [
+        Transport::Tcp,
+        Transport::Drip,
+        Transport::Tls,
+        Transport::Unix,
+        Transport::Udp,
+        Transport::Datagram,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Transport::Tcp => "tcp",
             Transport::Drip => "drip",
+            Transport::Tls => "tls",
             Transport::Unix => "unix",
             Transport::Udp => "udp",
             Transport::Datagram => "datagram",
@@ -35,10 +44,9 @@ impl Transport {
     }
 
     pub fn named(name: &str) -> Result<Transport> {
-        Transport::ALL
-            .into_iter()
-            .find(|transport| transport.name() == name)
-            .with_context(|| format!("expected a transport (tcp, drip, unix, udp or datagram), got `{name}`"))
+        Transport::ALL.into_iter().find(|transport| transport.name() == name).with_context(|| {
+            format!("expected a transport (tcp, drip, tls, unix, udp or datagram), got `{name}`")
+        })
     }
 }
 
@@ -139,7 +147,7 @@ impl Case {
             return false;
         }
         match transport {
-            Transport::Tcp | Transport::Unix => true,
+            Transport::Tcp | Transport::Tls | Transport::Unix => true,
             Transport::Drip => self.sent_bytes() <= DRIP_BYTES_MAX,
             Transport::Udp => self.fits_udp(),
             Transport::Datagram => false,
