@@ -103,6 +103,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// `-I` when given.
     pub item_bytes_max: Option<u64>,
+    /// `-e` when given.
+    pub memory_file: Option<PathBuf>,
     /// What a floor answers.
     pub canned: Canned,
     /// On which cores.
@@ -120,6 +122,7 @@ impl Settings {
             udp: false,
             connections_max: 2048,
             item_bytes_max: None,
+            memory_file: None,
             canned,
             cores,
             place: None,
@@ -166,6 +169,17 @@ impl Server {
             server.wait_until_listening().with_context(|| format!("{command:?}"))?;
         }
         Ok(server)
+    }
+
+    /// Sends a signal, by its name, and waits for the end.
+    pub fn end(mut self, signal: &str) -> Result<()> {
+        let process = self.process().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &process]).status()?;
+        if !sent.success() {
+            bail!("cannot send {signal} to {}", self.kind.name());
+        }
+        self.child.wait()?;
+        Ok(())
     }
 
     pub fn process(&self) -> u32 {
@@ -217,6 +231,9 @@ fn store_arguments(command: &mut Command, port: u16, settings: &Settings) -> Res
     command.args(["-U", if settings.udp { &port } else { "0" }]);
     if let Some(bytes) = settings.item_bytes_max {
         command.args(["-I", &bytes.to_string()]);
+    }
+    if let Some(path) = &settings.memory_file {
+        command.arg("-e").arg(path);
     }
     if std::fs::metadata("/proc/self")?.uid() == 0 {
         command.args(["-u", "root"]);
