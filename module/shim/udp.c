@@ -177,6 +177,7 @@ bool ub_udp_serve(struct net *net, struct sk_buff *skb, int interface)
 	size_t len = ntohs(udp->len) - sizeof(*udp);
 	struct replies replies = {};
 	struct ub_engine *engine;
+	struct in6_addr source;
 	u32 answered;
 
 	/* What comes from a port like ours would be answered with a reply to it, and so on for ever. */
@@ -184,11 +185,15 @@ bool ub_udp_serve(struct net *net, struct sk_buff *skb, int interface)
 		ub_count(udp_dropped_malformed);
 		return false;
 	}
+	if (ip_hdr(skb)->version == 4)
+		ipv6_addr_set_v4mapped(ip_hdr(skb)->saddr, &source);
+	else
+		source = ipv6_hdr(skb)->saddr;
 	__skb_queue_head_init(&replies.queue);
 	ub_count_add(bytes_read, len);
 	engine = ub_engine_take_local();
-	answered = unbuckle_datagram(ub_core, engine->number, (const u8 *)(udp + 1), len, SIZE_MAX, ub_now_s(),
-				     &replies);
+	answered = unbuckle_datagram(ub_core, engine->number, (const u8 *)(udp + 1), len, source.s6_addr,
+				     ub_now_s(), &replies);
 	spin_unlock(&engine->lock);
 	/* Packets leave when the engine is free again: their way may be long. */
 	send_all(net, &replies.queue, skb, interface);
@@ -197,6 +202,8 @@ bool ub_udp_serve(struct net *net, struct sk_buff *skb, int interface)
 		ub_count(udp_dropped_malformed);
 	if (answered == UNBUCKLE_TOO_LONG)
 		ub_count(udp_dropped_size);
+	if (answered == UNBUCKLE_TOO_OFTEN)
+		ub_count(udp_dropped_rate);
 	if (replies.lost)
 		ub_count(udp_dropped_unsent);
 	return answered == UNBUCKLE_SERVED;

@@ -16,6 +16,7 @@ mod rounds;
 mod single;
 mod slow_readers;
 mod tail;
+mod tls;
 mod udp_get;
 
 use crate::servers::{Binaries, Cores, Kind, PEER_VERSION};
@@ -66,6 +67,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "multiget", about: "TCP get of 50 keys", run: multiget::run },
     Section { name: "udp", about: "UDP get", run: udp_get::run },
     Section { name: "tail", about: "p99 at 70 % of memcached's own maximum", run: tail::run },
+    Section { name: "tls", about: "TLS 1.3: handshakes, and gets of 100 B", run: tls::run },
     Section { name: "cores", about: "two server threads", run: cores::run },
     Section { name: "capacity", about: "items held at -m 64", run: capacity::run },
     Section { name: "overhead", about: "metadata and slack per item", run: overhead::run },

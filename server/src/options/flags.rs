@@ -92,7 +92,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "listen",
         Value("addr"),
         "listen on this address (default: all; with no argument at all: loopback)\n\
-         repeatable, or a comma separated list; each as host, host:port or [ipv6]:port",
+         repeatable, or a comma separated list; each as host, host:port or [ipv6]:port;\n\
+         with TLS, \"notls:\" in front is in the clear, \"btls:\" asks for no client\n\
+         certificate, \"mtls:\" demands one",
     ),
     Flag {
         id: Id::UdpAllow,
@@ -211,12 +213,23 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
     flag(Id::DisableWatch, 'W', "disable-watch", Nothing, "refuse watch"),
     flag(
+        Id::Tls,
+        'Z',
+        "enable-ssl",
+        Nothing,
+        "serve TCP with TLS 1.2 and 1.3; the certificate is set by the ssl_ options of -o",
+    ),
+    flag(
         Id::Extended,
         'o',
         "extended",
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
          maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>;\n\
+         ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>,\n\
+         ssl_verify_mode=<0: ask for no client certificate, 1: ask, 2 and 3: demand one>,\n\
+         ssl_ca_cert=<file>, ssl_ciphers=<OpenSSL names>, ssl_session_cache,\n\
+         ssl_min_version=<2: TLS 1.2, 3: TLS 1.3>;\n\
          the others are accepted and named on standard error",
     ),
     Flag {
@@ -229,8 +242,7 @@ pub(super) static FLAGS: &[Flag] = &[
 ];
 
 /// Known to memcached, not served: each is recognised so that it gets a clear answer. Not in the help text.
-pub(super) static UNSERVED: &[Flag] =
-    &[flag(Id::Tls, 'Z', "enable-ssl", Nothing, ""), flag(Id::NapiIds, 'N', "napi-ids", Value("num"), "")];
+pub(super) static UNSERVED: &[Flag] = &[flag(Id::NapiIds, 'N', "napi-ids", Value("num"), "")];
 
 /// What looking a long name up came to.
 #[derive(Debug)]
@@ -315,7 +327,7 @@ mod tests {
         let text = help_text();
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(text.contains("unix-socket"));
-        for absent in ["enable-ssl", "ext_path", "proxy_config", "no_drop_privileges"] {
+        for absent in ["ext_path", "proxy_config", "no_drop_privileges"] {
             assert!(!text.contains(absent), "{absent} is not served");
         }
     }

@@ -97,6 +97,11 @@ impl Machine<'_> {
         for program in &self.programs {
             let name = program.file_name().context("a program without a name")?;
             captured(Command::new("strip").arg("-o").arg(tree.join("bin").join(name)).arg(program))?;
+            for library in libraries(program) {
+                let place = tree.join(library.strip_prefix("/").unwrap_or(&library));
+                fs::create_dir_all(place.parent().unwrap_or(&tree))?;
+                fs::copy(&library, &place).with_context(|| format!("copying {}", library.display()))?;
+            }
         }
         let disk = place.join("disk.gz");
         let pack = format!(
@@ -109,4 +114,11 @@ impl Machine<'_> {
         fs::remove_dir_all(&tree)?;
         Ok(disk)
     }
+}
+
+/// What a program is linked with, its loader included; nothing, if it is static.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let text = captured(Command::new("ldd").arg(program)).unwrap_or_default();
+    let words = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    words.map(PathBuf::from).collect()
 }
