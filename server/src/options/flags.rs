@@ -198,7 +198,7 @@ pub(super) static FLAGS: &[Flag] = &[
         'Y',
         "auth-file",
         Value("file"),
-        "ask text clients for a password: a line user:password for each user; read again on SIGHUP",
+        "ask text clients for a password: lines of user:password; read again on SIGHUP",
     ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
@@ -209,7 +209,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "extended",
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
-         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>;\n\
+         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>, lru_crawler,\n\
+         no_lru_crawler, no_modern, track_sizes, watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
          the others are accepted and named on standard error",
     ),
     Flag {
