@@ -174,7 +174,8 @@ static void send_all(struct net *net, struct sk_buff_head *queue, const struct s
 bool ub_udp_serve(struct net *net, struct sk_buff *skb, int interface)
 {
 	const struct udphdr *udp = udp_hdr(skb);
-	size_t len = ntohs(udp->len) - sizeof(*udp);
+	/* Not what the header says: over IPv6 that may be 0. */
+	size_t len = skb_tail_pointer(skb) - (const u8 *)(udp + 1);
 	struct replies replies = {};
 	struct ub_engine *engine;
 	struct in6_addr source;
