@@ -200,7 +200,7 @@ pub(super) static FLAGS: &[Flag] = &[
         'Y',
         "auth-file",
         Value("file"),
-        "ask text clients for a password: a line user:password for each user; read again on SIGHUP",
+        "ask text clients for a password: lines of user:password; read again on SIGHUP",
     ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
