@@ -190,15 +190,16 @@ pub(super) static FLAGS: &[Flag] = &[
         'S',
         "enable-sasl",
         Nothing,
-        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names the file of\n\
-         users, with a line user:password for each",
+        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names\n\
+         the file of users, with a line user:password for each",
     ),
     flag(
         Id::AuthFile,
         'Y',
         "auth-file",
         Value("file"),
-        "ask text clients for a password: a line user:password for each user; read again on SIGHUP",
+        "ask text clients for a password; a line user:password for each user;\n\
+         read again on SIGHUP",
     ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
