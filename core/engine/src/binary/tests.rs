@@ -168,7 +168,7 @@ fn a_protocol_can_be_fixed() {
     let text = Settings { protocol: Protocol::Text, ..Settings::default() };
     with_engine(text, None, |mut engine| {
         let (replies, _) = ask(&mut engine, &mut Session::default(), b"\x80\r\n", OUTPUT_BYTES_MIN);
-        assert_eq!(replies, b"ERROR\r\n");
+        assert_eq!(replies, b"CLIENT_ERROR bad command line format\r\n");
     });
     let binary = Settings { protocol: Protocol::Binary, ..Settings::default() };
     with_engine(binary, None, |mut engine| {
