@@ -45,6 +45,7 @@ pub fn unload() -> Result<()> {
 
 /// Memcached's flags as the module's parameters; an error names the one that it has not.
 pub fn parameters(case: &Case) -> Result<Vec<String>> {
+    ensure!(case.users.is_none(), "the module knows no users");
     let mut parameters = vec![format!("port={PORT}"), "debug_time=1".to_owned()];
     let mut options = case.options.iter();
     while let Some(option) = options.next() {

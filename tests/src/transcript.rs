@@ -13,6 +13,8 @@ pub enum Transport {
     Tcp,
     /// TCP, one byte a segment: the parser meets every possible cut.
     Drip,
+    /// TCP under TLS.
+    Tls,
     Unix,
     /// What is sent goes in one framed datagram, and replies are read without their frames.
     Udp,
@@ -21,13 +23,20 @@ pub enum Transport {
 }
 
 impl Transport {
-    pub const ALL: [Transport; 5] =
-        [Transport::Tcp, Transport::Drip, Transport::Unix, Transport::Udp, Transport::Datagram];
+    pub const ALL: [Transport; 6] = [
+        Transport::Tcp,
+        Transport::Drip,
+        Transport::Tls,
+        Transport::Unix,
+        Transport::Udp,
+        Transport::Datagram,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Transport::Tcp => "tcp",
             Transport::Drip => "drip",
+            Transport::Tls => "tls",
             Transport::Unix => "unix",
             Transport::Udp => "udp",
             Transport::Datagram => "datagram",
@@ -35,10 +44,9 @@ impl Transport {
     }
 
     pub fn named(name: &str) -> Result<Transport> {
-        Transport::ALL
-            .into_iter()
-            .find(|transport| transport.name() == name)
-            .with_context(|| format!("expected a transport (tcp, drip, unix, udp or datagram), got `{name}`"))
+        Transport::ALL.into_iter().find(|transport| transport.name() == name).with_context(|| {
+            format!("expected a transport (tcp, drip, tls, unix, udp or datagram), got `{name}`")
+        })
     }
 }
 
@@ -70,6 +78,22 @@ pub enum Step {
     },
 }
 
+/// What makes the server ask for passwords.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Users {
+    pub form: UsersForm,
+    /// The lines of the file of users.
+    pub lines: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsersForm {
+    /// `-Y`
+    Text,
+    /// `-S`, with the file named by MEMCACHED_SASL_PWDB
+    Sasl,
+}
+
 /// One conversation with a server of its own.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -77,6 +101,8 @@ pub struct Case {
     pub name: String,
     pub line: usize,
     pub options: Vec<String>,
+    /// Who may come in: `None` is everybody.
+    pub users: Option<Users>,
     /// Empty: every transport that the steps fit.
     transports: Vec<Transport>,
     /// Empty: every target.
@@ -123,8 +149,11 @@ impl Case {
         if !self.transports.is_empty() {
             return self.transports.contains(&transport);
         }
+        if self.users.is_some() && matches!(transport, Transport::Udp | Transport::Datagram) {
+            return false;
+        }
         match transport {
-            Transport::Tcp | Transport::Unix => true,
+            Transport::Tcp | Transport::Tls | Transport::Unix => true,
             Transport::Drip => self.sent_bytes() <= DRIP_BYTES_MAX,
             Transport::Udp => self.fits_udp(),
             Transport::Datagram => false,
@@ -197,6 +226,7 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Case>> {
                 name: format!("{file}: {title}"),
                 line: number,
                 options: Vec::new(),
+                users: None,
                 transports: Vec::new(),
                 targets: Vec::new(),
                 steps: Vec::new(),
@@ -304,12 +334,18 @@ fn header(case: &mut Case, line: &str) -> Result<()> {
     let (name, value) = line.split_once(':').context("expected a header or a step")?;
     let words = value.split_whitespace();
     match name {
+        "users-text" => case.users = Some(users(UsersForm::Text, words)),
+        "users-sasl" => case.users = Some(users(UsersForm::Sasl, words)),
         "options" => case.options = words.map(str::to_owned).collect(),
         "targets" => case.targets = words.map(str::to_owned).collect(),
         "transports" => case.transports = words.map(Transport::named).collect::<Result<_>>()?,
         other => bail!("unknown header `{other}`"),
     }
     Ok(())
+}
+
+fn users<'w>(form: UsersForm, words: impl Iterator<Item = &'w str>) -> Users {
+    Users { form, lines: words.map(str::to_owned).collect() }
 }
 
 #[cfg(test)]

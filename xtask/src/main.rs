@@ -17,7 +17,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   gates                             the core has no reachable panic, float or allocation, and builds for BPF
   memcached-tests [--server PATH] [--source DIR] [--all] [FILE]...
                                     memcached's own t/*.t against a server
-  clients [--server PATH]           pymemcache, pylibmc, memccapable and memcaslap against a server
+  clients [--server PATH] [--peer PATH] [--list] [NAME]...
+                                    real clients and their own test suites against a server, and against a peer
   module build|object|test          the kernel module: build it, commit its Rust object, try it in a virtual machine
   compare, instructions             benchmarks: see docs/BENCHMARKS.md";
 

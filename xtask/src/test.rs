@@ -23,6 +23,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
         ),
         loom(),
         shuttle(),
+        crash(),
     ];
     outcomes.extend(fuzz_corpora());
     outcomes.extend(miri());
@@ -110,6 +111,10 @@ fn loom() -> Outcome {
 
 fn shuttle() -> Outcome {
     model_checked("shuttle: the store (core/store)", "shuttle", "unbuckle-store")
+}
+
+fn crash() -> Outcome {
+    model_checked("crash points: the store (core/store)", "crash", "unbuckle-store")
 }
 
 /// What runs under miri. It is a few hundred times slower than the machine, so that these are the tests which touch the
