@@ -168,7 +168,7 @@ fn client_socket(address: SocketAddr) -> Result<UdpSocket> {
 fn streams(address: SocketAddr, seed: u64, tally: &Tally) {
     let mut dice = Dice(seed);
     while tally.go_on() {
-        match TcpStream::connect(address) {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) => drop(converse(stream, &mut dice, tally)),
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
@@ -259,7 +259,7 @@ fn garbage(address: SocketAddr, tally: &Tally) {
 fn broken(address: SocketAddr, tally: &Tally) {
     let mut dice = Dice(7);
     while tally.go_on() {
-        let Ok(mut stream) = TcpStream::connect(address) else {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         };
