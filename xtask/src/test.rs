@@ -126,15 +126,10 @@ struct Interpreted {
     flags: &'static str,
 }
 
-const MIRI: [Interpreted; 3] = [
+const MIRI: [Interpreted; 2] = [
     Interpreted {
         package: "unbuckle-layout",
-        tests: &["--lib", "--", "bytes::", "line::", "item::"],
-        flags: "-Zmiri-strict-provenance",
-    },
-    Interpreted {
-        package: "unbuckle-store",
-        tests: &["--lib", "--", "access::"],
+        tests: &["--lib", "--", "access::", "bytes::", "line::", "item::"],
         flags: "-Zmiri-strict-provenance",
     },
     // A megabyte of atomics makes the alias model too slow; everything in it may be changed through shared references,
