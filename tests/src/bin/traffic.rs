@@ -192,12 +192,15 @@ fn converse(stream: TcpStream, dice: &mut Dice, tally: &Tally) -> Result<()> {
     Ok(())
 }
 
+/// Sends a request and reads its reply.
+type Ask = dyn FnMut(&str, &mut Vec<u8>) -> Result<()>;
+
 /// Nanoseconds for one `get` of a value of `bytes`, and its reply.
 fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Result<u128> {
     let value = "v".repeat(bytes);
     let set = format!("set counted 0 0 {bytes}\r\n{value}\r\n");
     let wanted = format!("VALUE counted 0 {bytes}\r\n{value}\r\nEND\r\n");
-    let mut ask: Box<dyn FnMut(&str, &mut Vec<u8>) -> Result<()>> = match transport {
+    let mut ask: Box<Ask> = match transport {
         "udp" => {
             let socket = client_socket(address)?;
             socket.set_read_timeout(Some(Duration::from_secs(5)))?;
