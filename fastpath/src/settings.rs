@@ -127,7 +127,8 @@ fn push<T>(table: &mut [T], count: &mut u32, entry: T) -> bool {
     }
 }
 
-const _: () = assert!(LOCALS_MAX < u32::MAX as usize && RANGES_MAX < u32::MAX as usize);
+const _: () = assert!(LOCALS_MAX < u32::MAX as usize);
+const _: () = assert!(RANGES_MAX < u32::MAX as usize);
 
 fn add_range(config: &mut Config, range: Range) -> bool {
     match range.address {

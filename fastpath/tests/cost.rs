@@ -23,13 +23,19 @@ fn nanoseconds_per_get() {
         for (family, version) in [("IPv4", 4), ("IPv6", 6)] {
             for checksum in [Checksum::Zero, Checksum::Pending, Checksum::Full] {
                 for hook in [Hook::Tcx, Hook::Xdp] {
-                    if version == 6 && checksum == Checksum::Zero || hook == Hook::Xdp && checksum == Checksum::Pending {
+                    if version == 6 && checksum == Checksum::Zero
+                        || hook == Hook::Xdp && checksum == Checksum::Pending
+                    {
                         continue;
                     }
                     let packets: Vec<Vec<u8>> = (0..keys)
                         .map(|number| {
                             let text = format!("get {}\r\n", key(number));
-                            let request = if version == 4 { Request::v4(text.as_bytes()) } else { Request::v6(text.as_bytes()) };
+                            let request = if version == 4 {
+                                Request::v4(text.as_bytes())
+                            } else {
+                                Request::v6(text.as_bytes())
+                            };
                             Request { checksum, ..request }.bytes()
                         })
                         .collect();

@@ -18,11 +18,10 @@ fn rig() -> Rig {
 /// The payload that both programs answer with; what they leave to the server is `None`.
 fn answer(rig: &mut Rig, request: &Request) -> Option<Vec<u8>> {
     let packet = request.bytes();
-    let answered = match rig.run(Hook::Tcx, &packet, LOOPBACK) {
+    match rig.run(Hook::Tcx, &packet, LOOPBACK) {
         Outcome::Passed => None,
         Outcome::Answered(reply) => Some(payload_of_reply(&packet, &reply)),
-    };
-    answered
+    }
 }
 
 /// The request is answered, and as by the server; or the server needs several datagrams for it.
@@ -131,7 +130,13 @@ fn many_keys() {
     }
     served(&mut rig, &Request::v4(&[&b"get "[..], &long.join(&b' '), b"\r\n"].concat()));
     // One that is missing, anywhere.
-    for text in [&b"get none\r\n"[..], b"get none 1\r\n", b"get 1 none\r\n", b"get 1 2 3 4 5 6 7 8 none 9\r\n", b"mg none v\r\n"] {
+    for text in [
+        &b"get none\r\n"[..],
+        b"get none 1\r\n",
+        b"get 1 none\r\n",
+        b"get 1 2 3 4 5 6 7 8 none 9\r\n",
+        b"mg none v\r\n",
+    ] {
         passes(&mut rig, &Request::v4(text), Reason::Miss);
     }
 }

@@ -134,7 +134,7 @@ fn privileges_are_dropped_when_all_is_attached_and_an_orderly_end_detaches() {
         };
         let (code, text) = doctor();
         assert!(code == 0 && text.contains("lo: unbuckle_tcx") && !text.contains("MISSING"), "{text}");
-        assert!(server.terminate().unwrap().success());
+        assert!(server.end("TERM").unwrap().success());
         let (_, text) = doctor();
         assert!(text.contains("lo: no program of ours"), "{text}");
     });
@@ -189,7 +189,7 @@ fn detach_ends_what_a_daemon_has_left_but_not_what_it_has() {
         Line::open(address).set("a", b"hello").unwrap();
         let (code, text) = detach();
         assert!(code == 1 && text.contains("running"), "{text}");
-        assert!(server.terminate().unwrap().success());
+        assert!(server.end("TERM").unwrap().success());
         assert_eq!(get(&client(address), "a").unwrap(), b"hello", "the kernel answers without the daemon");
         let (code, text) = detach();
         assert!(code == 0 && text.contains("detached: tcx-lo"), "{text}");
@@ -215,7 +215,7 @@ fn a_pinned_cache_of_another_size_makes_room() {
         let mut server = start(&options(32));
         let address = server.socket_address().unwrap();
         Line::open(address).set("a", b"old").unwrap();
-        server.kill().unwrap();
+        server.end("KILL").unwrap();
         let server =
             Server::start_again(&Target::unbuckle(binary()), &words(&options(16)), address.port()).unwrap();
         assert!(server.errors_text().contains("starts empty"), "{}", server.errors_text());
@@ -235,7 +235,7 @@ fn a_server_without_a_fast_path_silences_what_an_earlier_one_has_left() {
         let mut server = start(&pinned);
         let address = server.socket_address().unwrap();
         Line::open(address).set("a", b"old").unwrap();
-        server.kill().unwrap();
+        server.end("KILL").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"old");
         // This one can't have a fast path: the interface is wrong.
         let without = format!("--fastpath nope --fastpath-pin={}", folder.display());
@@ -284,7 +284,7 @@ fn killed_under_load(folder: &Path) {
             let (key, value) = stable(number * 7 % STABLE_ITEMS);
             assert_eq!(get(&socket, &key).unwrap(), value);
         }
-        server.kill().unwrap();
+        server.end("KILL").unwrap();
         writer.join().unwrap()
     });
     let killed = Instant::now();

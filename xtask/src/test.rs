@@ -2,7 +2,7 @@
 
 use crate::outcome::{Outcome, Verdict};
 use crate::run::{captured, captured_errors, cargo, root, shown, target_folder, unbuckle};
-use crate::{clients, gates, memcached_suite};
+use crate::{clients, gates, memcached_suite, module};
 use anyhow::{Result, bail, ensure};
 use std::process::Command;
 
@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
     outcomes.extend(fuzz_corpora());
     outcomes.extend(miri());
     outcomes.extend(gates::run());
+    outcomes.extend(module::test(&[]));
     match unbuckle() {
         Ok(server) => {
             outcomes.extend(clients::all(&server));

@@ -242,7 +242,7 @@ impl<'r> Store<'r> {
         }
         let lines = region.load(header::LINES);
         let lines_log2 = region.page_words_log2() - LINE_WORDS.trailing_zeros();
-        let needed = (lines - 1 >> lines_log2) + 1;
+        let needed = ((lines - 1) >> lines_log2) + 1;
         let mut index_pages = 0;
         for at in 0..u64::from(region.page_words() / 2).saturating_sub(header::DIRECTORY) {
             let number = region.load(header::DIRECTORY + at);
@@ -279,7 +279,7 @@ impl<'r> Store<'r> {
 
 /// The last stamp that can be drawn in second `s`.
 fn last_stamp_of(s: u32) -> u64 {
-    (u64::from(s) + 1 << item::SEQUENCE_BITS) - 1
+    ((u64::from(s) + 1) << item::SEQUENCE_BITS) - 1
 }
 
 /// Adoption under way: nobody but this one worker touches the store.

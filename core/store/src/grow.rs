@@ -151,7 +151,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             }
             // Its own slot may be what was missing.
             if !entered && !self.enter(&arrival, to) {
-                self.evict_homeless(number, entry.offset);
+                self.evict_homeless(number, entry.offset, arrival.access);
             }
         }
         // Keys that are at home here may now be at home in the next line (growing) or the one before (shrinking), those
@@ -163,8 +163,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     /// An entry for which no line has room.
-    fn evict_homeless(&mut self, number: u64, offset: u64) {
+    fn evict_homeless(&mut self, number: u64, offset: u64, access: Access) {
         let head = Head::decode(self.store.region.head(offset));
+        self.report_eviction(offset, &head, access);
         self.note(offset, &head, Event::Evicted { expiring: head.expiry != 0 });
         self.store.drop_record(offset, &head, None);
         self.store.account(number, 0, head.words());

@@ -6,7 +6,8 @@
 //!
 //! One module, one subject: [`log`] where records are written, [`read`] and [`write`] what requests do, [`insert`] and
 //! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] large values, [`pages`] and
-//! [`queue`] the memory beneath, [`adopt`] and [`repair`] what a store before this one has left in it.
+//! [`queue`] the memory beneath, [`adopt`] and [`repair`] what a store before this one has left in it; [`walk`] and [`observe`]
+//! are for those who look on.
 #![no_std]
 
 mod adopt;
@@ -18,18 +19,22 @@ mod grow;
 mod insert;
 mod lock;
 mod log;
+mod observe;
 mod pages;
 mod queue;
 mod read;
 mod reclaim;
 mod repair;
+mod walk;
 mod write;
 
 pub use adopt::{Adopted, Left, Life, Unreadable, left, pages_noted, unseal};
 pub use chunks::{Pin, Side, Upload};
 pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
+pub use observe::{Missing, Observer};
 pub use pages::Page;
+pub use walk::Walk;
 
 use lock::{Guard, Lock};
 use unbuckle_layout::access::Access;
@@ -240,6 +245,7 @@ impl<'r> Store<'r> {
             stored_since: false,
             credit_words: 0,
             key_scratch: Default::default(),
+            observer: None,
         })
     }
 
@@ -302,6 +308,16 @@ impl<'r> Store<'r> {
     /// Without the crawler an expired item goes when it is met: by a request for its key, or by eviction.
     pub fn crawler_enabled_set(&self, enabled: bool) {
         self.crawl.enable(enabled);
+    }
+
+    /// Has the crawler look at every page once, whatever it believes to be there. It does so in [`Worker::maintain`].
+    pub fn crawl_everything(&self) {
+        self.crawl.restart();
+    }
+
+    /// A crawl over every page is under way.
+    pub fn is_crawling(&self) -> bool {
+        self.crawler_is_enabled() && self.crawl.everything.load(Ordering::Relaxed) != 0
     }
 
     /// Largest item, bytes, as memcached counts.
@@ -459,6 +475,12 @@ impl Item<'_> {
     #[inline]
     pub fn value_len(&self) -> usize {
         if self.is_large() { chunks::large_value_len(self) } else { self.head.value_len as usize }
+    }
+
+    /// Its size as memcached counts it, the 8 bytes of a CAS included.
+    pub fn memcached_bytes(&self) -> u64 {
+        let optional = if self.head.flags == 0 { 0 } else { 4 };
+        (self.value_len() as u64).wrapping_add(ITEM_OVERHEAD_BYTES + optional + u64::from(self.head.key_len))
     }
 
     pub fn key_len(&self) -> usize {
@@ -652,6 +674,8 @@ pub struct Worker<'s, 'r> {
     /// Words that this worker has evicted and not used up yet.
     credit_words: u64,
     key_scratch: KeyScratch,
+    /// Whom evictions are told to.
+    observer: Option<&'s dyn Observer>,
 }
 
 impl<'s, 'r> Worker<'s, 'r> {

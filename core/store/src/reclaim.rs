@@ -319,6 +319,9 @@ impl<'s, 'r> Worker<'s, 'r> {
         if why == Count::Reclaimed && !access.fetched() {
             self.count(Count::ExpiredUnfetched);
         }
+        if why == Count::Evictions {
+            self.report_eviction(offset, &head, access);
+        }
         let ghost = if lane == Lane::Small && why == Count::Evictions { index::ghost(hash) } else { 0 };
         let words = store.item_bytes(offset, &head) / 8;
         let evicted = Event::Evicted { expiring: head.expiry != 0 };

@@ -128,7 +128,6 @@ fn whole(filling: Filling, seed: u64, sealed: bool) {
         let mut worker = store.worker(1).unwrap();
         worker.now_set(NOW_S);
         assert!(contents(&mut worker, filling.keys) == left_behind.contents);
-        drop(worker);
         exercise(store, filling, seed);
         all_given_back(store);
     })
@@ -247,7 +246,6 @@ fn flipped(
                 }
             }
             dropped += adopted.dropped;
-            drop(worker);
             exercise(store, Filling { operations: filling.operations / 8, ..filling }, seed);
         });
         refused += u64::from(outcome.is_err());
@@ -309,7 +307,6 @@ fn a_region_whose_end_is_lost_is_survived() {
                 // A value whose end is gone can't be told from one that ends in zeroes.
                 let _ = read(&mut worker, number);
             }
-            drop(worker);
             exercise(store, ALL_SIZES, 12);
         });
         let cut: Vec<AtomicU64> = copied(&left_behind.words[..keep * PAGE_WORDS]);

@@ -100,7 +100,7 @@ impl Rig {
         let words = loader.maps().region();
         let store = make_store(words, limit_bytes);
         let counters: &'static EngineCounters = Box::leak(Box::default());
-        let settings = unbuckle_engine::Settings { cas, flush_enabled: true };
+        let settings = unbuckle_engine::Settings { cas, flush_enabled: true, ..Default::default() };
         let engine = Engine::new(store.worker(0).expect("the first worker"), settings, counters);
         for interface in interfaces {
             loader.attach(interface, Hook::Tcx).unwrap_or_else(|error| panic!("{error}"));
@@ -109,7 +109,13 @@ impl Rig {
         let second_zero_ns = now_ns().wrapping_sub(START_S * NANOSECONDS);
         let settings = Settings {
             sockets: vec![([0, 0, 0, 0], PORT).into(), (std::net::Ipv6Addr::UNSPECIFIED, PORT).into()],
-            allowed: vec![range("127.0.0.0", 8), range("10.0.0.0", 8), range("::1", 128), range("fc00::", 7), range("fe80::", 10)],
+            allowed: vec![
+                range("127.0.0.0", 8),
+                range("10.0.0.0", 8),
+                range("::1", 128),
+                range("fc00::", 7),
+                range("fe80::", 10),
+            ],
             cas,
             grace: Duration::from_secs(3600),
             second_zero_ns,
