@@ -22,7 +22,9 @@ pub struct Maps {
 const WORD_BYTES: usize = 8;
 const CONFIG_WORDS: usize = size_of::<Config>() / WORD_BYTES;
 const COUNTERS_WORDS: usize = size_of::<Counters>() / WORD_BYTES;
-const _: () = assert!(size_of::<Config>() % WORD_BYTES == 0 && size_of::<Counters>() % WORD_BYTES == 0);
+const _: () = assert!(
+    size_of::<Config>().is_multiple_of(WORD_BYTES) && size_of::<Counters>().is_multiple_of(WORD_BYTES)
+);
 
 /// The word of the configuration that a field begins.
 macro_rules! word_of {
@@ -67,6 +69,12 @@ impl Maps {
         self.config[word_of!(enabled)].store(if on { VERSION } else { 0 }, Ordering::SeqCst);
     }
 
+    /// Switches programs off by their configuration's map alone.
+    pub(crate) fn disable(config: BorrowedFd<'_>) -> io::Result<()> {
+        words(config, CONFIG_WORDS)?[word_of!(enabled)].store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// The version of whoever made the maps; 0 if they are new.
     pub(crate) fn version(&self) -> u64 {
         self.config[word_of!(version)].load(Ordering::Acquire)
@@ -76,7 +84,8 @@ impl Maps {
     pub(crate) fn config_set(&self, config: &Config) {
         // SAFETY: Config is repr(C) without padding (its size is the sum of its fields, asserted below), so that all its
         // bytes are initialised; it is aligned for words, and borrowed for as long as the slice.
-        let from = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(config).cast::<u64>(), CONFIG_WORDS) };
+        let from =
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(config).cast::<u64>(), CONFIG_WORDS) };
         for (to, word) in self.config.iter().zip(from) {
             to.store(*word, Ordering::Relaxed);
         }
@@ -100,7 +109,9 @@ impl Maps {
 
 /// What [`Maps::config_set`] relies on: fields fill the structure, but for the alignment at its end, which is counted here.
 const _: () = {
-    use unbuckle_fastpath_abi::{INTERFACES_MAX, Interface, LOCALS_MAX, Local4, Local6, RANGES_MAX, Range4, Range6};
+    use unbuckle_fastpath_abi::{
+        INTERFACES_MAX, Interface, LOCALS_MAX, Local4, Local6, RANGES_MAX, Range4, Range6,
+    };
     let fields = 6 * 8
         + 4 * 2
         + 4 * 4
@@ -117,9 +128,8 @@ fn words(map: BorrowedFd<'_>, count: usize) -> io::Result<&'static [AtomicU64]> 
     let bytes = count * WORD_BYTES;
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at an address of the kernel's choosing changes no memory that exists.
-    let address = unsafe {
-        libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_SHARED, map.as_raw_fd(), 0)
-    };
+    let address =
+        unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_SHARED, map.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }

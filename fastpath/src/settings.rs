@@ -4,8 +4,7 @@ use crate::interface::{Address, Facts};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use unbuckle_fastpath_abi::{
-    Config, INTERFACES_MAX, Interface, LOCALS_MAX, Local4, Local6, PORTS_MAX, RANGES_MAX, Range4, Range6, VERSION,
-    flag, local,
+    Config, INTERFACES_MAX, Interface, Local4, Local6, PORTS_MAX, Range4, Range6, VERSION, flag, local,
 };
 
 /// A range of allowed sources.
@@ -85,7 +84,8 @@ impl Settings {
         if own.broadcast {
             return [0; PORTS_MAX];
         }
-        let ports: Vec<u16> = self.sockets.iter().filter(serves).map(|socket| socket.port().to_be()).collect();
+        let ports: Vec<u16> =
+            self.sockets.iter().filter(serves).map(|socket| socket.port().to_be()).collect();
         first(&ports)
     }
 
@@ -126,8 +126,6 @@ fn push<T>(table: &mut [T], count: &mut u32, entry: T) -> bool {
     }
 }
 
-const _: () = assert!(LOCALS_MAX < u32::MAX as usize && RANGES_MAX < u32::MAX as usize);
-
 fn add_range(config: &mut Config, range: Range) -> bool {
     match range.address {
         IpAddr::V4(address) => {
@@ -156,7 +154,11 @@ fn bits6(address: Ipv6Addr) -> [u64; 2] {
 
 fn words(bytes: [u8; 16]) -> [u64; 2] {
     let all = u128::from_ne_bytes(bytes);
-    if cfg!(target_endian = "little") { [all as u64, (all >> 64) as u64] } else { [(all >> 64) as u64, all as u64] }
+    if cfg!(target_endian = "little") {
+        [all as u64, (all >> 64) as u64]
+    } else {
+        [(all >> 64) as u64, all as u64]
+    }
 }
 
 fn interface(facts: &Facts) -> Interface {
@@ -180,6 +182,7 @@ fn interface(facts: &Facts) -> Interface {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use unbuckle_fastpath_abi::LOCALS_MAX;
 
     fn settings(sockets: &[&str]) -> Settings {
         Settings {
@@ -217,7 +220,10 @@ mod tests {
     #[test]
     fn ranges_are_masks_over_the_bytes_of_a_packet() {
         let (config, _) = settings(&["0.0.0.0:1"]).config(&[], &[]);
-        assert_eq!(config.ranges4[0], Range4 { bits: u32::from_ne_bytes([10, 0, 0, 0]), mask: u32::from_ne_bytes([255, 0, 0, 0]) });
+        assert_eq!(
+            config.ranges4[0],
+            Range4 { bits: u32::from_ne_bytes([10, 0, 0, 0]), mask: u32::from_ne_bytes([255, 0, 0, 0]) }
+        );
         assert_eq!(config.ranges4[1], Range4::default());
         assert_eq!(config.ranges6[0].mask, [u64::from_ne_bytes([0xfe, 0, 0, 0, 0, 0, 0, 0]), 0]);
         assert_eq!((config.ranges4_count, config.ranges6_count), (2, 1));
@@ -225,7 +231,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_told() {
-        let many: Vec<Address> = (0..LOCALS_MAX as u8 + 6).map(|host| own(&format!("10.0.0.{host}"))).collect();
+        let many: Vec<Address> =
+            (0..LOCALS_MAX as u8 + 6).map(|host| own(&format!("10.0.0.{host}"))).collect();
         let (config, coverage) = settings(&["0.0.0.0:1"]).config(&many, &[]);
         assert_eq!((config.locals4_count as usize, coverage.addresses_left_out), (LOCALS_MAX, 6));
     }

@@ -3,10 +3,12 @@
 
 mod support;
 
-use support::packet::{Checksum, Request, is_deliverable, payload_of_reply, set_ip_checksum, set_udp_checksum, udp_at};
-use support::{Context, Outcome, Random, Rig, interface_index, ip, private_network, runs_as_root};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+use support::packet::{
+    Checksum, Request, is_deliverable, payload_of_reply, set_ip_checksum, set_udp_checksum, udp_at,
+};
+use support::{Context, Outcome, Random, Rig, interface_index, ip, private_network, runs_as_root};
 use unbuckle_fastpath::{Hook, Reason};
 
 const LOOPBACK: u32 = 1;
@@ -255,15 +257,15 @@ fn whose_packets() {
     assert!(is_answered(&mut rig, &request("10.9.8.7", "10.0.0.1")), "from further away");
     assert!(is_answered(&mut rig, &request("fc00::2", "fc00::1")));
     for (source, destination) in [
-        ("8.8.8.8", "10.0.0.1"),          // not allowed: the server gives it its rate
+        ("8.8.8.8", "10.0.0.1"), // not allowed: the server gives it its rate
         ("2001:db8::1", "fc00::1"),
-        ("10.0.0.1", "10.0.0.1"),         // ourselves, from outside
+        ("10.0.0.1", "10.0.0.1"), // ourselves, from outside
         ("fc00::1", "fc00::1"),
         ("127.0.0.1", "10.0.0.1"),
         ("10.0.0.255", "10.0.0.1"),
-        ("10.0.0.2", "127.0.0.1"),        // the loopback, from outside
+        ("10.0.0.2", "127.0.0.1"), // the loopback, from outside
         ("fc00::2", "::1"),
-        ("10.0.0.2", "10.0.0.3"),         // someone else
+        ("10.0.0.2", "10.0.0.3"), // someone else
         ("10.0.0.2", "10.0.0.255"),
         ("fc00::2", "fc00::3"),
         ("fe80::2", "fe80::3"),
@@ -323,7 +325,8 @@ fn packets_changed_at_random() {
         let expiry = if number % 7 == 0 { 100_000 } else { 0 };
         rig.set(format!("k{number}").as_bytes(), number * 1000, expiry, &vec![b'v'; number as usize * 20]);
     }
-    let packets = std::env::var("UNBUCKLE_FUZZ_PACKETS").ok().and_then(|text| text.parse().ok()).unwrap_or(30_000);
+    let packets =
+        std::env::var("UNBUCKLE_FUZZ_PACKETS").ok().and_then(|text| text.parse().ok()).unwrap_or(30_000);
     let mut random = Random(0x5eed);
     let (mut answers, mut deliverable) = (0, 0);
     for number in 0..packets {
@@ -368,7 +371,8 @@ fn random_packet(random: &mut Random) -> Vec<u8> {
         // A header's byte or bit, checksums good again.
         1 => {
             let at = 12 + random.below(udp_at(&packet) + 4);
-            let byte = if random.below(2) == 0 { random.next() as u8 } else { packet[at] ^ 1 << random.below(8) };
+            let byte =
+                if random.below(2) == 0 { random.next() as u8 } else { packet[at] ^ 1 << random.below(8) };
             packet = with_any(packet, at, byte);
         }
         _ => (),

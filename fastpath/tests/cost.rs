@@ -23,13 +23,19 @@ fn nanoseconds_per_get() {
         for (family, version) in [("IPv4", 4), ("IPv6", 6)] {
             for checksum in [Checksum::Zero, Checksum::Pending, Checksum::Full] {
                 for hook in [Hook::Tcx, Hook::Xdp] {
-                    if version == 6 && checksum == Checksum::Zero || hook == Hook::Xdp && checksum == Checksum::Pending {
+                    if version == 6 && checksum == Checksum::Zero
+                        || hook == Hook::Xdp && checksum == Checksum::Pending
+                    {
                         continue;
                     }
                     let packets: Vec<Vec<u8>> = (0..keys)
                         .map(|number| {
                             let text = format!("get {}\r\n", key(number));
-                            let request = if version == 4 { Request::v4(text.as_bytes()) } else { Request::v6(text.as_bytes()) };
+                            let request = if version == 4 {
+                                Request::v4(text.as_bytes())
+                            } else {
+                                Request::v6(text.as_bytes())
+                            };
                             Request { checksum, ..request }.bytes()
                         })
                         .collect();
@@ -64,7 +70,10 @@ fn nanoseconds_by_step() {
     let steps = [
         ("another port", Request { port: 9, ..good.clone() }),
         ("source port 0", Request { source_port: 0, ..good.clone() }),
-        ("not allowed", Request { source: [127, 0, 0, 2].into(), destination: [127, 0, 0, 9].into(), ..good.clone() }),
+        (
+            "not allowed",
+            Request { source: [127, 0, 0, 2].into(), destination: [127, 0, 0, 9].into(), ..good.clone() },
+        ),
         ("bad frame", Request { frame: [0; 8], ..good.clone() }),
         ("bad frame, with a checksum", Request { frame: [0; 8], ..full.clone() }),
         ("no get", Request { text: [&b"gex "[..], &get[4..]].concat(), ..good.clone() }),

@@ -131,7 +131,13 @@ fn many_keys() {
     }
     served(&mut rig, &Request::v4(&[&b"get "[..], &long.join(&b' '), b"\r\n"].concat()));
     // One that is missing, anywhere.
-    for text in [&b"get none\r\n"[..], b"get none 1\r\n", b"get 1 none\r\n", b"get 1 2 3 4 5 6 7 8 none 9\r\n", b"mg none v\r\n"] {
+    for text in [
+        &b"get none\r\n"[..],
+        b"get none 1\r\n",
+        b"get 1 none\r\n",
+        b"get 1 2 3 4 5 6 7 8 none 9\r\n",
+        b"mg none v\r\n",
+    ] {
         passes(&mut rig, &Request::v4(text), Reason::Miss);
     }
 }

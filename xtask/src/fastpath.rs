@@ -33,7 +33,10 @@ pub(crate) fn verify() -> Vec<Outcome> {
     match toolchain() {
         // Debian's compiler moves with its security updates.
         Ok(here) if here != committed => {
-            vec![Outcome::skipped(NAME, format!("install\n{committed}(here is\n{here}); or build the object anew"))]
+            vec![Outcome::skipped(
+                NAME,
+                format!("install\n{committed}(here is\n{here}); or build the object anew"),
+            )]
         }
         Ok(_) => vec![Outcome::new(NAME, same())],
         Err(error) => vec![Outcome::new(NAME, Err(error))],
@@ -106,6 +109,11 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
     let major = version.split('.').next().unwrap_or_default();
     let tool = PathBuf::from(format!("/usr/lib/llvm-{major}/bin/llvm-strip"));
     ensure!(tool.exists(), "no {}: apt-get install llvm-{major}", tool.display());
-    captured(Command::new(tool).args([OsStr::new("-g"), OsStr::new("-o"), to.as_os_str(), from.as_os_str()]))?;
+    captured(Command::new(tool).args([
+        OsStr::new("-g"),
+        OsStr::new("-o"),
+        to.as_os_str(),
+        from.as_os_str(),
+    ]))?;
     Ok(())
 }

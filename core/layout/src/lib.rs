@@ -7,9 +7,9 @@
 //! Unsafe code lives in one island, [`region`]: byte-wide access marks and cache prefetch.
 #![no_std]
 
+pub mod access;
 #[cfg(target_arch = "bpf")]
 mod bpf;
-pub mod access;
 pub mod bytes;
 pub mod hash;
 pub mod header;

@@ -28,8 +28,8 @@ pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
 pub use pages::Page;
 
-use unbuckle_layout::access::Access;
 use lock::{Guard, Lock};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::region::Region;
 use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};

@@ -105,7 +105,10 @@ pub fn udp_at(packet: &[u8]) -> usize {
 }
 
 fn sum(bytes: &[u8]) -> u64 {
-    bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum()
+    bytes
+        .chunks(2)
+        .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum()
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -210,7 +213,10 @@ pub fn is_deliverable(packet: &[u8]) -> bool {
     let told = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
     let total = if v4 { told(16) } else { 40 + told(18) };
     let network = if v4 {
-        packet[14] == 0x45 && fold(sum(&packet[14..34])) == 0xffff && told(20) & 0x3fff == 0 && packet[23] == 17
+        packet[14] == 0x45
+            && fold(sum(&packet[14..34])) == 0xffff
+            && told(20) & 0x3fff == 0
+            && packet[23] == 17
     } else {
         packet[14] >> 4 == 6 && packet[20] == 17
     };
@@ -219,7 +225,11 @@ pub fn is_deliverable(packet: &[u8]) -> bool {
     }
     let udp = ETHERNET_BYTES + ip;
     let local = |at: usize| {
-        if v4 { packet[at..at + 4] == [127, 0, 0, 1] } else { packet[at..at + 16] == Ipv6Addr::LOCALHOST.octets() }
+        if v4 {
+            packet[at..at + 4] == [127, 0, 0, 1]
+        } else {
+            packet[at..at + 16] == Ipv6Addr::LOCALHOST.octets()
+        }
     };
     let (source, destination) = if v4 { (26, 30) } else { (22, 38) };
     let length = told(udp + 4);
@@ -230,5 +240,7 @@ pub fn is_deliverable(packet: &[u8]) -> bool {
     let checksum = checksum_told(packet);
     let pending = checksum == fold(pseudo_header(packet));
     let good = if checksum == 0 { v4 } else { pending || udp_verifies(packet) };
-    good && told(udp + 2) == usize::from(super::PORT) && told(udp) != 0 && told(udp) != usize::from(super::PORT)
+    good && told(udp + 2) == usize::from(super::PORT)
+        && told(udp) != 0
+        && told(udp) != usize::from(super::PORT)
 }
