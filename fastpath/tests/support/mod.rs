@@ -45,6 +45,13 @@ pub fn ip(words: &str) {
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The index of an interface in this thread's namespace.
+pub fn interface_index(name: &str) -> u32 {
+    let name = std::ffi::CString::new(name).expect("a name");
+    // SAFETY: a C string, only read.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
+}
+
 pub fn now_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is where the call writes.
