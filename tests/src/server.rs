@@ -229,8 +229,9 @@ impl Server {
 
     /// Sends a signal, by its name, and waits for the end.
     pub fn end(&mut self, signal: &str) -> Result<std::process::ExitStatus> {
-        let process = self.process_id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &process]).status()?;
+        let process = self.process_id();
+        // The shell has it built in: no other program is needed.
+        let sent = Command::new("sh").args(["-c", &format!("kill -s {signal} {process}")]).status()?;
         if !sent.success() {
             bail!("cannot send {signal} to the server");
         }

@@ -2,7 +2,7 @@
 
 use crate::outcome::{Outcome, Verdict};
 use crate::run::{captured, captured_errors, cargo, root, shown, target_folder, unbuckle};
-use crate::{clients, gates, memcached_suite};
+use crate::{clients, gates, memcached_suite, module};
 use anyhow::{Result, bail, ensure};
 use std::process::Command;
 
@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
     outcomes.extend(fuzz_corpora());
     outcomes.extend(miri());
     outcomes.extend(gates::run());
+    outcomes.extend(module::test(&[]));
     match unbuckle() {
         Ok(server) => {
             outcomes.extend(clients::all(&server));
@@ -125,15 +126,10 @@ struct Interpreted {
     flags: &'static str,
 }
 
-const MIRI: [Interpreted; 3] = [
+const MIRI: [Interpreted; 2] = [
     Interpreted {
         package: "unbuckle-layout",
-        tests: &["--lib", "--", "bytes::", "line::", "item::"],
-        flags: "-Zmiri-strict-provenance",
-    },
-    Interpreted {
-        package: "unbuckle-store",
-        tests: &["--lib", "--", "access::"],
+        tests: &["--lib", "--", "access::", "bytes::", "line::", "item::"],
         flags: "-Zmiri-strict-provenance",
     },
     // A megabyte of atomics makes the alias model too slow; everything in it may be changed through shared references,

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use unbuckle_tests::authority::Authority;
 use unbuckle_tests::server::{Address, Kind, Server, Target};
 use unbuckle_tests::transcript::Transport;
 
@@ -24,6 +25,7 @@ const PYTHON: &str = "apt-get install python3-venv python3-dev libmemcached-dev 
 
 pub(super) const TITLES: [&str; 7] = [
     "session: pymemcache",
+    "session: pymemcache over TLS",
     "session: pylibmc",
     "tool: memccapable -a",
     "tool: memccapable -b",
@@ -75,9 +77,18 @@ fn started(target: &Target, transport: Transport) -> Result<(Server, u16)> {
 }
 
 fn session(target: &Target, python: &Path, client: &str) -> Result<()> {
-    let (mut server, port) = started(target, Transport::Tcp)?;
+    let (client, transport) = match client.strip_suffix(" over TLS") {
+        Some(client) => (client, Transport::Tls),
+        None => (client, Transport::Tcp),
+    };
+    let (mut server, port) = started(target, transport)?;
     let script = root().join("tests/clients").join(format!("{client}_session.py"));
-    captured(Command::new(python).arg(script).arg(port.to_string()))?;
+    let mut command = Command::new(python);
+    command.arg(script).arg(port.to_string());
+    if transport == Transport::Tls {
+        command.arg(Authority::shared()?.certificate("ca"));
+    }
+    captured(&mut command)?;
     still_running(&mut server)
 }
 

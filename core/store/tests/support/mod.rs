@@ -7,10 +7,12 @@ use std::prelude::v1::*;
 use std::vec;
 
 use super::crate_under_test;
-use crate_under_test::{
-    Adopted, Options, Page, Parts, STRIPES, Store, Stripe, Unusable, WorkerCounts, left, page_bytes_log2,
-};
-use unbuckle_layout::sync::{AtomicU64, Ordering};
+#[cfg(not(shuttle))]
+use crate_under_test::{Adopted, Unusable, left};
+use crate_under_test::{Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts, page_bytes_log2};
+use unbuckle_layout::sync::AtomicU64;
+#[cfg(not(shuttle))]
+use unbuckle_layout::sync::Ordering;
 
 fn leak<T>(n: usize, make: impl Fn() -> T) -> &'static [T] {
     (0..n).map(|_| make()).collect::<Vec<T>>().leak()
