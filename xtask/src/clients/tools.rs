@@ -23,7 +23,7 @@ const MEMCACHED_TOOL: &str = "/usr/share/memcached/scripts/memcached-tool";
 const LIBMEMCACHED: &str = "apt-get install libmemcached-tools";
 const PYTHON: &str = "apt-get install python3-venv python3-dev libmemcached-dev gcc, and a way to PyPI";
 
-pub(super) const TITLES: [&str; 7] = [
+pub(super) const TITLES: [&str; 8] = [
     "session: pymemcache",
     "session: pymemcache over TLS",
     "session: pylibmc",
