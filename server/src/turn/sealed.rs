@@ -3,6 +3,8 @@
 //! A batch of replies is sealed as one record, or as records of 16 KiB, each sent before the next is sealed: what a slow
 //! reader leaves is at most one of them, as bytes that can go out and nothing else. Whatever such a connection has
 //! parked as output is sealed.
+//!
+//! What `turn.rs` calls is never inlined there: the plain way stays as short as if this were not here.
 
 use super::{Filled, INPUT_BYTES, Received, Server, Step};
 use crate::buffers::{Exhausted, Parked};
@@ -46,6 +48,7 @@ enum SealedSend {
 
 impl Server<'_, '_> {
     /// Reads behind the first `filled` bytes of the input buffer until there is something to serve.
+    #[inline(never)]
     pub(super) fn receive_sealed(
         &mut self,
         connection: &mut Connection<'_>,
@@ -145,6 +148,7 @@ impl Server<'_, '_> {
     }
 
     /// As [`Server::send_written`], for the output buffer's first `end` bytes.
+    #[inline(never)]
     pub(super) fn send_written_sealed(&mut self, connection: &mut Connection<'_>, end: usize) -> Step {
         let Connection { socket, tls: Some(session), output, .. } = connection else { return Step::Close };
         let mut rest = Vec::new();
@@ -164,6 +168,7 @@ impl Server<'_, '_> {
     }
 
     /// As [`Server::send_long_reply`].
+    #[inline(never)]
     pub(super) fn send_long_reply_sealed(&mut self, connection: &mut Connection<'_>, reply: &[u8]) -> Step {
         let Connection { socket, tls: Some(session), output, .. } = connection else { return Step::Close };
         let mut rest = Vec::new();
@@ -177,6 +182,7 @@ impl Server<'_, '_> {
     }
 
     /// Seals `reply` behind `rest`, which the socket did not take.
+    #[inline(never)]
     pub(super) fn stall_behind_sealed(
         &mut self,
         connection: &mut Connection<'_>,
