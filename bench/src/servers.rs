@@ -103,6 +103,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// `-I` when given.
     pub item_bytes_max: Option<u64>,
+    /// `-e` when given.
+    pub memory_file: Option<PathBuf>,
     /// Chain and key: the server has TLS, and a second port without it.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// What a floor answers.
@@ -122,6 +124,7 @@ impl Settings {
             udp: false,
             connections_max: 2048,
             item_bytes_max: None,
+            memory_file: None,
             tls: None,
             canned,
             cores,
@@ -174,6 +177,18 @@ impl Server {
             server.wait_until_listening().with_context(|| format!("{command:?}"))?;
         }
         Ok(server)
+    }
+
+    /// Sends a signal, by its name, and waits for the end.
+    pub fn end(mut self, signal: &str) -> Result<()> {
+        let process = self.process();
+        // The shell has it built in: no other program is needed.
+        let sent = Command::new("sh").args(["-c", &format!("kill -s {signal} {process}")]).status()?;
+        if !sent.success() {
+            bail!("cannot send {signal} to {}", self.kind.name());
+        }
+        self.child.wait()?;
+        Ok(())
     }
 
     pub fn process(&self) -> u32 {
@@ -231,6 +246,9 @@ fn store_arguments(command: &mut Command, port: u16, clear_port: u16, settings: 
     command.args(["-U", if settings.udp { &port } else { "0" }]);
     if let Some(bytes) = settings.item_bytes_max {
         command.args(["-I", &bytes.to_string()]);
+    }
+    if let Some(path) = &settings.memory_file {
+        command.arg("-e").arg(path);
     }
     if std::fs::metadata("/proc/self")?.uid() == 0 {
         command.args(["-u", "root"]);

@@ -5,8 +5,10 @@
 
 use crate::ahead::Ahead;
 use crate::buffers::{Budget, Parked};
+use crate::jobs::Job;
 use crate::roster::Seat;
 use crate::tls::session::Session as TlsSession;
+use crate::watch::CloseReason;
 use std::os::fd::OwnedFd;
 use unbuckle_engine::Session;
 
@@ -48,6 +50,10 @@ pub(crate) struct Connection<'b> {
     pub(crate) stalls: u32,
     /// Waits in the worker's queue for its next turn.
     pub(crate) queued: bool,
+    /// What is sent to it instead of replies.
+    pub(crate) job: Option<Job>,
+    /// What a close would be put down to.
+    pub(crate) close_reason: CloseReason,
     /// Second of the last turn.
     pub(crate) last_turn_s: u32,
     pub(crate) seat: Seat,
@@ -79,6 +85,8 @@ impl<'b> Connection<'b> {
             stall_noted: false,
             stalls: 0,
             queued: false,
+            job: None,
+            close_reason: CloseReason::default(),
             last_turn_s: now_s,
             seat,
         }
@@ -91,6 +99,7 @@ impl<'b> Connection<'b> {
             && self.read_bytes == READ_BYTES_MIN
             && self.input.is_empty()
             && self.session.is_idle()
+            && self.job.is_none()
             && !(self.stalled || self.peeking || self.midway || self.queued || self.hung_up)
     }
 }

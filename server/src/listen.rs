@@ -33,6 +33,14 @@ impl fmt::Display for Place {
     }
 }
 
+impl Place {
+    /// The address of a TCP client, from its place as text.
+    pub(crate) fn peer(text: &str) -> Option<SocketAddr> {
+        let (kind, address) = text.split_once(':')?;
+        if kind.starts_with("tcp") { address.parse().ok() } else { None }
+    }
+}
+
 /// A socket that accepts connections.
 #[derive(Debug)]
 pub(crate) struct Listener {

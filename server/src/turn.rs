@@ -6,14 +6,18 @@
 //!
 //! Receiving and sending are where TLS comes in: `turn/sealed.rs` does both for connections that have a session.
 
-use crate::admin;
+use crate::admin::{self, Asker};
 use crate::ahead::ReadAhead;
 use crate::connection::{Connection, READ_BYTES_MIN};
+use crate::jobs::Job;
 use crate::shared::{DoorCounts, Shared};
 use crate::turn::sealed::Buffers;
+use crate::verbose;
+use crate::watch::{CloseReason, Reporter};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::os::fd::AsRawFd;
 use unbuckle_engine::{Engine, INPUT_BYTES_MIN, Next, OUTPUT_BYTES_MIN, Output};
 use unbuckle_wire::text::{Framing, LINE_BYTES_MAX, UNFINISHED_BYTES_MAX, frame};
 
@@ -58,6 +62,10 @@ pub(crate) struct Server<'s, 'r> {
     pub(crate) engine: Engine<'s, 'r>,
     pub(crate) shared: &'s Shared<'r>,
     pub(crate) counts: &'s DoorCounts,
+    worker: usize,
+    reporter: &'s Reporter,
+    /// The engine tells the reporter what it does.
+    watched: bool,
     pub(crate) now_s: u32,
     pub(crate) input: Box<[u8]>,
     pub(crate) output: Box<[u8]>,
@@ -81,7 +89,7 @@ enum Received {
     End,
 }
 
-enum Sent {
+pub(crate) enum Sent {
     All,
     /// Bytes that were taken.
     Part(usize),
@@ -117,6 +125,9 @@ impl<'s, 'r> Server<'s, 'r> {
             engine,
             shared,
             counts: &shared.desks[worker].door,
+            worker,
+            reporter: &shared.desks[worker].reporter,
+            watched: false,
             now_s: 0,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             output: vec![0; OUTPUT_BYTES].into_boxed_slice(),
@@ -138,8 +149,27 @@ impl<'s, 'r> Server<'s, 'r> {
         }
     }
 
+    /// Requests of this descriptor's client follow: whoever watches is told of them.
+    #[inline]
+    pub(crate) fn follow_watchers(&mut self, descriptor: i32) {
+        let watched = self.shared.hub.wanted().concern_requests();
+        if watched || self.watched {
+            self.report(watched, descriptor);
+        }
+    }
+
+    #[cold]
+    fn report(&mut self, watched: bool, descriptor: i32) {
+        self.watched = watched;
+        self.reporter.begin(descriptor, self.now_s);
+        self.engine.observe(watched.then_some(self.reporter as &dyn unbuckle_engine::Observer));
+    }
+
     /// Gives `connection` its turn. `alone`: no other connection is known to wait.
     pub(crate) fn turn(&mut self, connection: &mut Connection<'s>, alone: bool) -> Turn {
+        if matches!(connection.job, Some(Job::Watching(_))) {
+            return self.watching_turn(connection);
+        }
         if connection.stalled {
             match self.send_parked(connection) {
                 Sent::All if connection.closing => return Turn::Close,
@@ -148,6 +178,10 @@ impl<'s, 'r> Server<'s, 'r> {
                 Sent::Broken => return Turn::Close,
             }
         }
+        if connection.job.is_some() {
+            return self.dumping_turn(connection);
+        }
+        self.follow_watchers(connection.socket.as_raw_fd());
         let mut allowance = Allowance {
             requests: self.shared.options.requests_per_event,
             renewals: if alone { RENEWALS_ALONE } else { 0 },
@@ -244,7 +278,10 @@ impl<'s, 'r> Server<'s, 'r> {
             bytes.len()
         } else {
             match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::empty()) {
-                Ok((0, _)) => return Received::End,
+                Ok((0, _)) => {
+                    connection.close_reason = CloseReason::Normal;
+                    return Received::End;
+                }
                 Ok((got, _)) => got,
                 Err(Errno::AGAIN) => {
                     connection.readable = false;
@@ -269,7 +306,10 @@ impl<'s, 'r> Server<'s, 'r> {
         let free = &mut self.input[filled.bytes..];
         let wanted = INPUT_BYTES_MIN.min(free.len());
         match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::PEEK) {
-            Ok((0, _)) => Received::End,
+            Ok((0, _)) => {
+                connection.close_reason = CloseReason::Normal;
+                Received::End
+            }
             Ok((seen, _)) => {
                 *filled = Filled { bytes: filled.bytes + seen, peeked: seen };
                 Received::Bytes
@@ -331,13 +371,24 @@ impl<'s, 'r> Server<'s, 'r> {
         let mut portion = if connection.stalled_before { OUTPUT_BYTES_MIN } else { OUTPUT_BYTES };
         let mut written = 0;
         let mut sent = 0;
+        let verbose = self.shared.verbosity() >= verbose::REQUESTS;
         loop {
+            let (before, from, begins) = (written, *start, connection.session.is_idle());
+            let requests = if verbose { 1.min(allowance.requests) } else { allowance.requests };
             let mut output = Output { bytes: &mut self.output[..portion], filled: written };
             let input = &self.input[*start..end];
-            let served = self.engine.serve(&mut connection.session, input, &mut output, allowance.requests);
+            let served = self.engine.serve(&mut connection.session, input, &mut output, requests);
             written = output.filled;
             *start += served.consumed;
             allowance.requests = allowance.requests.saturating_sub(served.requests);
+            if verbose {
+                let descriptor = connection.socket.as_raw_fd();
+                // Only now it is known to be whole.
+                if begins && (*start > from || matches!(served.next, Next::Admin { .. })) {
+                    verbose::request(descriptor, &self.input[from..end]);
+                }
+                verbose::reply(descriptor, self.output.get(before..written).unwrap_or_default());
+            }
             let step = match served.next {
                 Next::Input => Step::Read,
                 Next::Output => {
@@ -350,14 +401,21 @@ impl<'s, 'r> Server<'s, 'r> {
                         step => return step,
                     }
                 }
-                Next::Yield if self.renew(allowance) => continue,
+                Next::Yield if allowance.requests > 0 || self.renew(allowance) => continue,
                 Next::Yield => Step::Yielded,
-                Next::Close => Step::Close,
+                Next::Close => {
+                    if connection.session.has_quit() {
+                        connection.close_reason = CloseReason::Normal;
+                    }
+                    Step::Close
+                }
                 Next::Admin { len, skip } => {
                     let step = self.administer(connection, *start, len, &mut written);
                     *start = (*start + skip).min(end);
                     allowance.requests = allowance.requests.saturating_sub(1);
                     match step {
+                        // What was asked for goes out from the next turn on.
+                        Step::Read if connection.job.is_some() => Step::Yielded,
                         Step::Read if allowance.requests > 0 || self.renew(allowance) => continue,
                         Step::Read => Step::Yielded,
                         step => return step,
@@ -414,9 +472,18 @@ impl<'s, 'r> Server<'s, 'r> {
         let line = self.input.get(start..start + len).unwrap_or_default();
         let mut reply = Vec::new();
         self.shared.roster.note(connection.seat, crate::roster::State::Serving, self.now_s);
-        let outcome = admin::answer(line, self.shared, self.now_s, &mut reply);
-        if outcome == admin::Outcome::Close {
-            return Step::Close;
+        let replies = self.output.get(..*written).unwrap_or_default();
+        // memcached sends what there is behind a `get` and an `mn`, so that nothing waits after them.
+        let replies_wait =
+            !replies.is_empty() && !replies.ends_with(b"END\r\n") && !replies.ends_with(b"MN\r\n");
+        let asker = Asker { now_s: self.now_s, worker: Some(self.worker), replies_wait };
+        match admin::answer(line, self.shared, &asker, &mut reply) {
+            admin::Outcome::Replied => {}
+            admin::Outcome::Close => {
+                connection.close_reason = CloseReason::Shutdown;
+                return Step::Close;
+            }
+            admin::Outcome::Begin(job) => connection.job = Some(job),
         }
         self.follow_moved_clock();
         if let Some(place) = self.output.get_mut(*written..*written + reply.len()) {
@@ -450,7 +517,23 @@ impl<'s, 'r> Server<'s, 'r> {
         }
     }
 
-    fn send_parked(&mut self, connection: &mut Connection<'_>) -> Sent {
+    /// Sends a piece of what is sent instead of replies. `Break`: the turn is over.
+    pub(crate) fn send_piece(
+        &mut self,
+        connection: &mut Connection<'_>,
+        piece: Vec<u8>,
+    ) -> ControlFlow<Turn> {
+        match self.send_long_reply(connection, piece) {
+            Step::Read => ControlFlow::Continue(()),
+            Step::Stalled { long_reply, .. } => {
+                connection.stalled = true;
+                ControlFlow::Break(Turn::Wait(Leftover { long_reply, ..Leftover::default() }))
+            }
+            _ => ControlFlow::Break(Turn::Close),
+        }
+    }
+
+    pub(crate) fn send_parked(&mut self, connection: &mut Connection<'_>) -> Sent {
         if connection.output.is_empty() {
             return Sent::All;
         }

@@ -8,12 +8,15 @@ use crate::acceptor::Acceptor;
 use crate::ahead;
 use crate::buffers::Exhausted;
 use crate::connection::{Connection, Table, Token};
+use crate::jobs::Job;
 use crate::options;
 use crate::roster::{Entry, State, lock};
 use crate::shared::{Arrival, Desk, Shared};
 use crate::tls::session::Session as TlsSession;
 use crate::turn::{Leftover, Server, Turn};
 use crate::udp::DatagramSocket;
+use crate::verbose;
+use crate::watch::{CloseReason, What};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{self, Errno};
 use std::collections::VecDeque;
@@ -50,6 +53,8 @@ pub(crate) struct Worker<'s, 'r> {
     queue: VecDeque<Token>,
     /// Stalled connections with the number of their stall, the longest-stalled first. Entries outlive their stall.
     stalled: VecDeque<(Token, u32)>,
+    /// Connections that watch.
+    watching: Vec<Token>,
     /// TLS handshakes with the second in which they began, the oldest first. Entries outlive their handshake.
     greetings: VecDeque<(Token, u32)>,
     datagrams: Vec<DatagramSocket>,
@@ -108,6 +113,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             connections: Table::default(),
             queue: VecDeque::new(),
             stalled: VecDeque::new(),
+            watching: Vec::new(),
             greetings: VecDeque::new(),
             datagrams,
             acceptor,
@@ -173,7 +179,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         match data & KIND_MASK {
             TICK if data == TICK => self.tick(),
-            TICK => self.take_arrivals(),
+            TICK => self.hear_bell(),
             DATAGRAMS => {
                 if let Some(socket) = self.datagrams.get_mut(data as u32 as usize) {
                     socket.serve(&mut self.server);
@@ -258,7 +264,12 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn note_turn(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        let state = if connection.stalled {
+        let state = if let Some(job) = &connection.job {
+            if matches!(job, Job::Watching(_)) && !self.watching.contains(&token) {
+                self.watching.push(token);
+            }
+            State::Watching
+        } else if connection.stalled {
             State::Stalled
         } else if !connection.session.is_idle() || connection.input.rest().contains(&b'\n') {
             State::PartRead
@@ -325,16 +336,43 @@ impl<'s, 'r> Worker<'s, 'r> {
         if let Some(mut connection) = self.connections.remove(token) {
             self.server.end_sealed(&mut connection);
             self.server.engine.end(&mut connection.session);
+            if let Some(Job::Watching(watcher)) = connection.job.take() {
+                self.shared.hub.remove(&watcher);
+                self.watching.retain(|other| *other != token);
+            }
+            self.report_close(&connection);
             self.shared.roster.leave(connection.seat);
             drop(connection);
             self.shared.connection_gone(self.number);
         }
     }
 
-    fn take_arrivals(&mut self) {
+    fn report_close(&self, connection: &Connection<'_>) {
+        if self.shared.verbosity() >= verbose::REQUESTS {
+            verbose::closed(connection.socket.as_raw_fd());
+        }
+        if !self.shared.hub.wanted().is_empty() {
+            let (descriptor, reason) = (connection.socket.as_raw_fd(), connection.close_reason);
+            let address = self.shared.roster.address(connection.seat).unwrap_or_default();
+            self.desk.reporter.connection(What::Closed { descriptor, reason }, &address);
+        }
+    }
+
+    fn hear_bell(&mut self) {
         let mut number = [0; 8];
         // To be heard again, the bell must have been silenced.
         let _ = io::read(&self.desk.mailbox.bell.0, &mut number);
+        self.take_arrivals();
+        for index in 0..self.watching.len() {
+            let Some(&token) = self.watching.get(index) else { break };
+            let waits = self.connections.get_mut(token).is_some_and(|connection| !connection.queued);
+            if waits {
+                self.give_turn(token, false);
+            }
+        }
+    }
+
+    fn take_arrivals(&mut self) {
         let arrivals = std::mem::take(&mut *lock(&self.desk.mailbox.arrivals));
         for arrival in arrivals {
             if self.welcome(arrival).is_err() {
@@ -345,6 +383,11 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn welcome(&mut self, arrival: Arrival) -> io::Result<()> {
         let now_s = self.server.now_s;
+        let descriptor = arrival.socket.as_raw_fd();
+        if self.shared.verbosity() >= verbose::REQUESTS {
+            verbose::connected(descriptor);
+        }
+        self.desk.reporter.connection(What::Opened { descriptor }, &arrival.address);
         let budget = &self.shared.budget;
         let tls = match &self.shared.tls {
             Some(tls) => TlsSession::accept(tls, arrival.protection, budget).transpose(),
@@ -375,6 +418,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         // A timer that is not read does not start over.
         let _ = io::read(&self.ticker, &mut [0; 8]);
         self.server.now_set(self.shared.clock.now_s());
+        // Upkeep may evict, too.
+        self.server.follow_watchers(0);
         let timeout_s = self.shared.options.extended.idle_timeout_s;
         if timeout_s > 0 {
             self.close_idle(timeout_s);
@@ -412,11 +457,15 @@ impl<'s, 'r> Worker<'s, 'r> {
         let idle: Vec<Token> = self
             .connections
             .iter()
+            .filter(|(_, connection)| connection.job.is_none())
             .filter(|(_, connection)| now_s.saturating_sub(connection.last_turn_s) > timeout_s)
             .map(|(token, _)| token)
             .collect();
         for token in idle {
             self.server.counts.idle_kicks.add(1);
+            if let Some(connection) = self.connections.get_mut(token) {
+                connection.close_reason = CloseReason::IdleTimeout;
+            }
             self.close(token);
         }
     }

@@ -11,6 +11,7 @@ mod multiget;
 mod overhead;
 mod pipelined;
 mod report;
+mod restart;
 mod rounds;
 mod single;
 mod slow_readers;
@@ -74,6 +75,11 @@ const SECTIONS: &[Section] = &[
         name: "slow-readers",
         about: "memory under 1,000 slow and silent readers",
         run: slow_readers::run,
+    },
+    Section {
+        name: "restart",
+        about: "-e: ready after a restart; p99 while written back",
+        run: restart::run,
     },
     Section { name: "misses", about: "misses of a read-through client", run: misses::run },
 ];

@@ -5,9 +5,9 @@
 
 use super::{stat, yes_no};
 use crate::options::{KeyFormat, Options, Protocol};
+use crate::roster::lock;
 use crate::shared::Shared;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
@@ -28,7 +28,7 @@ pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     stat(reply, "num_threads", options.threads);
     stat(reply, "num_threads_per_udp", options.threads);
     stat(reply, "stat_key_prefix", options.prefix_delimiter);
-    stat(reply, "detail_enabled", yes_no(shared.detail_enabled.load(Ordering::Relaxed)));
+    stat(reply, "detail_enabled", yes_no(shared.hub.wants_prefixes()));
     stat(reply, "reqs_per_event", options.requests_per_event);
     stat(reply, "cas_enabled", yes_no(options.cas));
     stat(reply, "tcp_backlog", options.backlog);
@@ -94,6 +94,10 @@ const REST: &[(&str, &str)] = &[
     ("client_flags_size", "4"),
 ];
 
+fn memory_file(options: &Options) -> Option<String> {
+    Some(options.memory_file.as_deref()?.display().to_string())
+}
+
 /// Stands in [`REST`] for the lines of [`tls`].
 const TLS: &str = "ssl_enabled";
 
@@ -115,6 +119,7 @@ fn tls(options: &Options, reply: &mut Vec<u8>) {
 
 fn without_effect(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
+    let shown = lock(&shared.shown_settings);
     for &(name, default) in REST {
         if name == TLS {
             tls(options, reply);
@@ -123,9 +128,10 @@ fn without_effect(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         let value = match name {
             "slab_chunk_max" => options.chunk_bytes_max().to_string(),
             "lru_crawler" => yes_no(shared.store.crawler_is_enabled()).to_owned(),
+            "memory_file" => memory_file(options).unwrap_or_else(|| default.to_owned()),
             "flush_enabled" => yes_no(options.flush_enabled).to_owned(),
             "dump_enabled" => yes_no(options.dump_enabled).to_owned(),
-            _ => options.extended.shown.get(name).map_or(default, String::as_str).to_owned(),
+            _ => shown.get(name).map_or(default, String::as_str).to_owned(),
         };
         stat(reply, name, value);
     }

@@ -130,6 +130,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "most connections at one time (default: 1024)",
     ),
     flag(Id::LockMemory, 'k', "lock-memory", Nothing, "keep all memory from being paged out"),
+    flag(
+        Id::MemoryFile,
+        'e',
+        "memory-file",
+        Value("file"),
+        "keep the cache in this file, for the next server to go on with",
+    ),
     flag(Id::Verbose, 'v', "verbose", OptionalIgnored, "say more; -vv and -vvv say still more"),
     flag(Id::Help, 'h', "help", Nothing, "print this help"),
     flag(Id::Licence, 'i', "license", Nothing, "print the licence"),
@@ -192,8 +199,8 @@ pub(super) static FLAGS: &[Flag] = &[
         'S',
         "enable-sasl",
         Nothing,
-        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names the file of\n\
-         users, with a line user:password for each",
+        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names\n\
+         the file of users, with a line user:password for each",
     ),
     flag(
         Id::AuthFile,
@@ -218,7 +225,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "extended",
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
-         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>;\n\
+         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>, lru_crawler,\n\
+         no_lru_crawler, no_modern, track_sizes, watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
          ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>,\n\
          ssl_verify_mode=<0: ask for no client certificate, 1: ask, 2 and 3: demand one>,\n\
          ssl_ca_cert=<file>, ssl_ciphers=<OpenSSL names>, ssl_session_cache,\n\
@@ -235,10 +243,7 @@ pub(super) static FLAGS: &[Flag] = &[
 ];
 
 /// Known to memcached, not served: each is recognised so that it gets a clear answer. Not in the help text.
-pub(super) static UNSERVED: &[Flag] = &[
-    flag(Id::MemoryFile, 'e', "memory-file", Value("file"), ""),
-    flag(Id::NapiIds, 'N', "napi-ids", Value("num"), ""),
-];
+pub(super) static UNSERVED: &[Flag] = &[flag(Id::NapiIds, 'N', "napi-ids", Value("num"), "")];
 
 /// What looking a long name up came to.
 #[derive(Debug)]

@@ -85,6 +85,8 @@ pub struct Options {
     pub connections_max: u32,
     pub backlog: i32,
     pub lock_memory: bool,
+    /// Where the cache is kept across restarts. Absolute: a daemon leaves its directory.
+    pub memory_file: Option<PathBuf>,
     pub verbosity: u32,
     pub growth_factor: f64,
     /// Key, value and flags that the smallest size class holds.
@@ -132,6 +134,7 @@ impl Default for Options {
             connections_max: 1024,
             backlog: 1024,
             lock_memory: false,
+            memory_file: None,
             verbosity: 0,
             growth_factor: 1.25,
             chunk_bytes_min: 48,
@@ -225,7 +228,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, R
     if !any {
         options.listen = vec![ListenAddress::host("localhost")];
     }
-    check(&mut options, &seen, any)?;
+    check(&mut options, &seen)?;
     Ok(Command::Run(Box::new(options)))
 }
 
@@ -334,7 +337,10 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::AuthFile => options.auth_file = Some(PathBuf::from(value)),
         Id::Tls => options.tls_enabled = true,
         Id::MemoryFile => {
-            options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned());
+            options.memory_file = Some(
+                std::path::absolute(value)
+                    .map_err(|error| Refusal::usage(format!("-e: not a path, \"{value}\": {error}")))?,
+            );
         }
         Id::NapiIds => options.notes.push("-N: accepted, has no effect here".to_owned()),
         Id::Help | Id::Version | Id::Licence => {}
@@ -343,7 +349,7 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
 }
 
 /// Rules that span flags, in memcached's order.
-fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refusal> {
+fn check(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
     if options.item_bytes_max < 1024 {
         return Err(Refusal::usage("-I: the largest item cannot be below 1024 bytes"));
     }
@@ -368,8 +374,9 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
         options
             .notes
             .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
-    } else if any_flag && options.listen.is_empty() {
-        options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
+    } else if !any_flag {
+        // Whoever starts it like this is new here, and would see nothing at all.
+        options.notes.push("listening on loopback, port 11211, with 64 MB; -h lists the options".to_owned());
     }
     Ok(())
 }
@@ -513,15 +520,13 @@ mod tests {
         assert_eq!(options.listen, [ListenAddress::host("localhost")]);
         assert_eq!((options.tcp_port, options.udp_port), (Some(11211), None));
         assert_eq!(options.memory_bytes, 64 << 20);
-        assert!(options.notes.is_empty());
+        assert!(matches!(&options.notes[..], [note] if note.contains("loopback, port 11211, with 64 MB")));
     }
 
     #[test]
-    fn any_option_without_l_is_all_addresses_and_says_so() {
-        let options = run("-m 128").unwrap();
-        assert!(options.listen.is_empty());
-        assert_eq!(options.notes.len(), 1);
-        assert!(run("-m 128 -l 127.0.0.1").unwrap().notes.is_empty());
+    fn any_option_without_l_is_all_addresses() {
+        assert!(run("-m 128").unwrap().listen.is_empty());
+        assert_eq!(run("-m 128 -l 127.0.0.1").unwrap().listen, [ListenAddress::host("127.0.0.1")]);
     }
 
     #[test]
@@ -594,8 +599,8 @@ mod tests {
 
     #[test]
     fn recognised_but_harmless_flags_are_noted() {
-        let options = run("-l 127.0.0.1 -e /tmp/file -N 2 -X -W").unwrap();
-        assert_eq!(options.notes.len(), 2, "{:?}", options.notes);
+        let options = run("-l 127.0.0.1 -N 2 -X -W").unwrap();
+        assert_eq!(options.notes.len(), 1, "{:?}", options.notes);
         assert!(!options.dump_enabled && !options.watch_enabled);
     }
 }
