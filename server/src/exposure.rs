@@ -37,14 +37,18 @@ fn is_public(address: &SocketAddr) -> bool {
 mod tests {
     use super::*;
     use crate::listen::Listener;
+    use crate::options::Protection;
 
     fn told(address: &str, all: bool, guarded: bool) -> Option<String> {
         let socket = std::fs::File::open("/dev/null").unwrap().into();
         let place = Place::Tcp(address.parse().unwrap());
-        let listening = Listening { listeners: vec![Listener { socket, place }], ..Listening::default() };
+        let listening = Listening {
+            listeners: vec![Listener { socket, place, protection: Protection::None }],
+            ..Listening::default()
+        };
         let mut options = Options::default();
         if !all {
-            options.listen = vec![crate::options::ListenAddress { host: None, port: None }];
+            options.listen = vec![crate::options::ListenAddress::everywhere()];
         }
         notice(&options, &listening, guarded)
     }

@@ -228,7 +228,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, R
     if !any {
         options.listen = vec![ListenAddress::host("localhost")];
     }
-    check(&mut options, &seen)?;
+    check(&mut options, &seen, any)?;
     Ok(Command::Run(Box::new(options)))
 }
 
@@ -349,7 +349,7 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
 }
 
 /// Rules that span flags, in memcached's order.
-fn check(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
+fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refusal> {
     if options.item_bytes_max < 1024 {
         return Err(Refusal::usage("-I: the largest item cannot be below 1024 bytes"));
     }

@@ -11,6 +11,7 @@ use crate::buffers::{Exhausted, Parked};
 use crate::connection::Connection;
 use crate::shared::DoorCounts;
 use crate::tls::session::{Fault, RECORD_BYTES, SEALED_BYTES, Session};
+use crate::watch::CloseReason;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::OwnedFd;
@@ -66,6 +67,7 @@ impl Server<'_, '_> {
     fn receive_records(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
         let Some(session) = &mut connection.tls else { return Received::End };
         if session.has_ended() {
+            connection.close_reason = CloseReason::Normal;
             return Received::End;
         }
         let Some(plain) = self.input.get_mut(filled.bytes..) else { return Received::End };
@@ -77,7 +79,10 @@ impl Server<'_, '_> {
             return Received::End;
         }
         let got = match rustix::net::recv(&connection.socket, place, RecvFlags::empty()) {
-            Ok((0, _)) => return Received::End,
+            Ok((0, _)) => {
+                connection.close_reason = CloseReason::Normal;
+                return Received::End;
+            }
             Ok((got, _)) => got,
             Err(Errno::AGAIN) => {
                 connection.readable = false;
@@ -112,6 +117,18 @@ impl Server<'_, '_> {
         filled.bytes += opened.plain_bytes;
         self.counts.bytes_read.add(opened.plain_bytes as u64);
         if opened.plain_bytes == 0 { Received::Nothing } else { Received::Bytes }
+    }
+
+    /// Opens what has come and throws it away. False: the other side has gone.
+    pub(crate) fn discard_input_sealed(&mut self, connection: &mut Connection<'_>) -> bool {
+        while connection.readable {
+            match self.receive_sealed(connection, &mut Filled { bytes: 0, peeked: 0 }) {
+                Received::Bytes => {}
+                Received::Nothing | Received::Later => break,
+                Received::End => return false,
+            }
+        }
+        true
     }
 
     /// Sends what TLS has to say, behind what is parked. False: that could not even be parked.
