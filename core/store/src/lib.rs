@@ -10,7 +10,6 @@
 //! are for those who look on.
 #![no_std]
 
-mod access;
 mod adopt;
 mod chunks;
 mod classes;
@@ -37,8 +36,8 @@ pub use observe::{Missing, Observer};
 pub use pages::Page;
 pub use walk::Walk;
 
-use access::Access;
 use lock::{Guard, Lock};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::region::Region;
 use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};

@@ -7,7 +7,6 @@
 //!
 //! Work comes in steps of a few records, paid for by the requests that take memory. One worker at a time evicts.
 
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
@@ -15,6 +14,7 @@ use crate::log::{Body, Lane, Need};
 use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
 use crate::{Refused, Store, Worker};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{self, Head};
 use unbuckle_layout::sync::{AtomicU32, Ordering};
 use unbuckle_layout::{bytes, index};

@@ -199,8 +199,8 @@ pub(super) static FLAGS: &[Flag] = &[
         'S',
         "enable-sasl",
         Nothing,
-        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names the file of\n\
-         users, with a line user:password for each",
+        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names\n\
+         the file of users, with a line user:password for each",
     ),
     flag(
         Id::AuthFile,

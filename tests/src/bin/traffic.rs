@@ -192,6 +192,9 @@ fn converse(stream: TcpStream, dice: &mut Dice, tally: &Tally) -> Result<()> {
     Ok(())
 }
 
+/// Sends a request and reads its reply; how long that is.
+type Ask = dyn FnMut(&[u8], &mut [u8]) -> std::io::Result<usize>;
+
 /// Nanoseconds for one `get` of a value of `bytes`, and its reply. The client does as little as it can: its own part is in
 /// the number.
 fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Result<u128> {
@@ -201,7 +204,7 @@ fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Resu
     let set = framed(format!("set counted 0 0 {bytes}\r\n{value}\r\n"));
     let get = framed("get counted\r\n".to_owned());
     let wanted = framed(format!("VALUE counted 0 {bytes}\r\n{value}\r\nEND\r\n"));
-    let mut ask: Box<dyn FnMut(&[u8], &mut [u8]) -> std::io::Result<usize>> = match transport {
+    let mut ask: Box<Ask> = match transport {
         "udp" => {
             let socket = client_socket(address)?;
             socket.set_read_timeout(Some(Duration::from_secs(5)))?;
