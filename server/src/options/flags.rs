@@ -209,8 +209,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "extended",
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
-         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>, lru_crawler,\n\
-         no_lru_crawler, no_modern, track_sizes, watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
+         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>,\n\
+         lru_crawler, no_lru_crawler, no_modern, track_sizes,\n\
+         watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
          the others are accepted and named on standard error",
     ),
     Flag {
