@@ -84,6 +84,14 @@ fn socket_option_set(
         .map(drop)
 }
 
+/// Writes a file back and forgets its pages: whoever reads it next waits for its disk.
+pub fn drop_from_page_cache(file: &std::fs::File) -> Result<()> {
+    file.sync_all()?;
+    // SAFETY: advice about a descriptor that is open.
+    let error = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if error == 0 { Ok(()) } else { Err(Error::from_raw_os_error(error)) }
+}
+
 /// Ticks per second of /proc/PID/stat.
 pub fn ticks_per_second() -> u64 {
     // SAFETY: sysconf has no preconditions.

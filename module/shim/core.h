@@ -12,6 +12,14 @@
 
 #define UNBUCKLE_ABI 1
 
+/* An IPv6 prefix; IPv4 in its mapped form. */
+struct unbuckle_range {
+	u8 address[16];
+	u8 prefix_len;
+};
+
+#define UNBUCKLE_RANGES_MAX 16
+
 /* What a core is made with. */
 struct unbuckle_settings {
 	u64 memory_bytes;	/* the region; a multiple of the page size */
@@ -32,6 +40,9 @@ struct unbuckle_settings {
 	u8 flush_enabled;
 	u8 debug_time;
 	u8 protocol;		/* enum unbuckle_protocol */
+	/* Sources of datagrams that are served without a limit. */
+	u8 udp_allowed_count;
+	struct unbuckle_range udp_allowed[UNBUCKLE_RANGES_MAX];
 };
 
 /* What connections speak: what their first byte tells, or always the same. */
@@ -87,6 +98,7 @@ enum unbuckle_answered {
 	UNBUCKLE_SERVED,
 	UNBUCKLE_MALFORMED,
 	UNBUCKLE_TOO_LONG,
+	UNBUCKLE_TOO_OFTEN,
 };
 
 /* Room that lets every turn make progress, the longest administrative reply included. */
@@ -119,8 +131,11 @@ void unbuckle_turn(struct unbuckle_core *core, u32 engine, struct unbuckle_sessi
 		   struct unbuckle_turn *turn);
 /* The last `count` bytes of the output could not be sent: how many of them the core will make again by itself. */
 size_t unbuckle_unsend(struct unbuckle_core *core, u32 engine, struct unbuckle_session *session, size_t count);
-/* Serves a datagram; calls unbuckle_shim_reply for each datagram of the replies. enum unbuckle_answered. */
-u32 unbuckle_datagram(struct unbuckle_core *core, u32 engine, const u8 *datagram, size_t len, size_t reply_bytes_max,
+/*
+ * Serves a datagram from the address in `source` (16 bytes, IPv4 mapped); calls unbuckle_shim_reply for each datagram of
+ * the replies. enum unbuckle_answered.
+ */
+u32 unbuckle_datagram(struct unbuckle_core *core, u32 engine, const u8 *datagram, size_t len, const u8 *source,
 		      u32 now_s, void *context);
 /* One bounded step of background work; true if there is more. */
 bool unbuckle_maintain(struct unbuckle_core *core, u32 engine, u32 now_s);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /* Parameters: named and meant like memcached's flags. Anything impossible is refused, with what would be possible. */
 #include <linux/cpumask.h>
+#include <linux/inet.h>
 #include <linux/module.h>
 #include <linux/string.h>
 #include "shim.h"
@@ -29,6 +30,9 @@ MODULE_PARM_DESC(udp_workers, "threads that serve UDP; 0: where packets are rece
 static char *routing = "round-robin";
 module_param(routing, charp, 0444);
 MODULE_PARM_DESC(routing, "which UDP thread gets a request: round-robin (default) or key");
+static char *udp_allow = "";
+module_param(udp_allow, charp, 0444);
+MODULE_PARM_DESC(udp_allow, "who is served over UDP without a limit: ranges like 10.0.0.0/8, or any (default: private ranges)");
 static unsigned int connections = 1024;
 module_param(connections, uint, 0444);
 MODULE_PARM_DESC(connections, "most TCP connections at a time (default 1024)");
@@ -87,6 +91,62 @@ static const char *const routings[] = { "round-robin", "key" };
 /* In the order of enum unbuckle_protocol. */
 static const char *const protocols[] = { "auto", "ascii", "binary" };
 #define find_in(words, name, word, wanted) find(name, word, words, ARRAY_SIZE(words), wanted)
+
+/* Ranges that only hosts nearby have. */
+static const char near[] = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,::1/128,fc00::/7,fe80::/10";
+
+/* One range: an address, with or without the length of its prefix. */
+static bool read_range(const char *text, size_t len, struct unbuckle_range *to)
+{
+	const char *slash = memchr(text, '/', len);
+	size_t address_len = slash ? slash - text : len;
+	unsigned int prefix_len, mapped = 0;
+	char digits[4] = "";
+
+	if (in4_pton(text, address_len, to->address + 12, -1, NULL)) {
+		memset(to->address, 0, 10);
+		memset(to->address + 10, 0xff, 2);
+		mapped = 96;
+	} else if (!in6_pton(text, address_len, to->address, -1, NULL)) {
+		return false;
+	}
+	if (slash) {
+		size_t digits_len = len - address_len - 1;
+
+		if (digits_len == 0 || digits_len >= sizeof(digits))
+			return false;
+		memcpy(digits, slash + 1, digits_len);
+		if (kstrtouint(digits, 10, &prefix_len) || prefix_len + mapped > 128)
+			return false;
+		to->prefix_len = prefix_len + mapped;
+	} else {
+		to->prefix_len = 128;
+	}
+	return true;
+}
+
+static int read_ranges(const char *text, struct unbuckle_settings *to)
+{
+	if (!strcmp(text, "any")) {
+		to->udp_allowed[0] = (struct unbuckle_range){};
+		to->udp_allowed_count = 1;
+		return 0;
+	}
+	while (*text) {
+		size_t len = strcspn(text, ",");
+
+		if (to->udp_allowed_count == UNBUCKLE_RANGES_MAX ||
+		    !read_range(text, len, &to->udp_allowed[to->udp_allowed_count])) {
+			pr_err("udp_allow: %.*s is not possible: expected any, or at most %d ranges like 10.0.0.0/8\n",
+			       (int)len, text, UNBUCKLE_RANGES_MAX);
+			return -EINVAL;
+		}
+		to->udp_allowed_count++;
+		text += len;
+		text += *text == ',';
+	}
+	return 0;
+}
 
 static int check(void)
 {
@@ -150,5 +210,5 @@ int ub_parameters_read(struct ub_parameters *to)
 	};
 	to->core.tcp_workers = to->workers;
 	to->core.engines = nr_cpu_ids + to->workers;
-	return 0;
+	return read_ranges(*udp_allow ? udp_allow : near, &to->core);
 }

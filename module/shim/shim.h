@@ -81,7 +81,7 @@ int ub_hook_start(struct net *net, const struct ub_parameters *parameters);
 void ub_hook_stop(struct net *net);
 
 /* udp_workers.c: threads that serve what the hook takes. */
-int ub_udp_workers_start(const struct ub_parameters *parameters);
+int ub_udp_workers_start(struct net *net, const struct ub_parameters *parameters);
 void ub_udp_workers_stop(void);
 /* Gives the request to a worker; false if its queue is full. Takes the packet if true. */
 bool ub_udp_workers_queue(struct sk_buff *skb, const struct nf_hook_state *state, unsigned int payload);

@@ -78,7 +78,7 @@ static void accept(struct work_struct *work)
 			struct kvec vector = { (void *)full, sizeof(full) - 1 };
 
 			kernel_sendmsg(socket, &message, &vector, 1, vector.iov_len);
-			sock_release(socket);
+			ub_tcp_refuse(socket, &own->before);
 			ub_count(connections_rejected);
 			continue;
 		}

@@ -41,6 +41,11 @@ static void serve(struct sock *sk, struct sk_buff *skb)
 	int interface = ip_hdr(skb)->version == 4 ? IPCB(skb)->iif : IP6CB(skb)->iif;
 
 	ub_count(udp_from_socket);
+	/* What was for everybody is for nobody. */
+	if (skb->pkt_type != PACKET_HOST) {
+		ub_count(udp_dropped_malformed);
+		return;
+	}
 	if (skb_linearize(skb)) {
 		ub_count(out_of_memory);
 		return;

@@ -17,6 +17,8 @@ refused 'memory_mb needs' memory_mb=100000
 refused 'memory_mb needs' memory_mb=700
 refused 'item_size_max=' memory_mb=8 item_size_max=100000000
 refused 'routing=nowhere is not known' routing=nowhere
+refused 'udp_allow: 10.0.0.0/33 is not possible' udp_allow=10.0.0.0/33
+refused 'udp_allow: nobody is not possible' udp_allow=::1,nobody
 refused 'tcp=0 with udp=0' tcp=0 udp=0
 refused 'requests_per_turn=0' requests_per_turn=0
 nc -l -p 11211 127.0.0.1 >/dev/null 2>&1 &
@@ -41,19 +43,27 @@ for parameters in '' 'udp_workers=2' 'udp_workers=2 routing=key'; do
     rmmod unbuckle
 done
 
+# Strangers are served at a rate, and get little more than they send.
+insmod /unbuckle.ko memory_mb=8 item_size_max=65536 udp_allow=192.0.2.0/24
+traffic 127.0.0.1:11211 2 >/tmp/traffic || fail "wrong answers for strangers: $(cat /tmp/traffic)"
+sed 's/^/stranger: /' /tmp/traffic
+grep -q '^STAT udp_dropped_size [1-9]' /proc/unbuckle || fail 'strangers get long replies'
+rmmod unbuckle
+
 # Over a wire between two namespaces.
 insmod /veth.ko
-ip link add name left type veth peer name right 2>/dev/null || ip link add left type veth peer name right
+# This ip cannot name the other end: the kernel does.
+ip link add left type veth
 unshare -n sleep 600 &
 other=$!
 usleep 300000
-ip link set right netns $other
+ip link set veth0 netns $other
 ip addr add 10.9.0.1/24 dev left
 ip link set left up
 inside() { nsenter --net=/proc/$other/ns/net "$@"; }
 inside ip link set lo up
-inside ip addr add 10.9.0.2/24 dev right
-inside ip link set right up
+inside ip addr add 10.9.0.2/24 dev veth0
+inside ip link set veth0 up
 insmod /unbuckle.ko memory_mb=32
 inside traffic 10.9.0.1:11211 2 >/tmp/traffic || fail "wrong answers over veth: $(cat /tmp/traffic)"
 sed 's/^/veth: /' /tmp/traffic

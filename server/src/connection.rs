@@ -7,6 +7,7 @@ use crate::ahead::Ahead;
 use crate::buffers::{Budget, Parked};
 use crate::jobs::Job;
 use crate::roster::Seat;
+use crate::tls::session::Session as TlsSession;
 use crate::watch::CloseReason;
 use std::os::fd::OwnedFd;
 use unbuckle_engine::Session;
@@ -19,11 +20,12 @@ pub(crate) const READ_BYTES_MIN: usize = 4 << 10;
 pub(crate) struct Connection<'b> {
     pub(crate) socket: OwnedFd,
     pub(crate) session: Session,
+    pub(crate) tls: Option<Box<TlsSession<'b>>>,
     /// Request bytes that have been read and not consumed.
     pub(crate) input: Parked<'b>,
     /// Request bytes that were read before its turn; it takes them first.
     pub(crate) ahead: Option<Ahead>,
-    /// Reply bytes that the socket did not take.
+    /// Reply bytes that the socket did not take, as they go out: over TLS, sealed.
     pub(crate) output: Parked<'b>,
     /// How much the next read asks for: doubled while reads come back full, back to the least when replies pile up.
     pub(crate) read_bytes: usize,
@@ -58,10 +60,17 @@ pub(crate) struct Connection<'b> {
 }
 
 impl<'b> Connection<'b> {
-    pub(crate) fn new(socket: OwnedFd, seat: Seat, budget: &'b Budget, now_s: u32) -> Connection<'b> {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        tls: Option<Box<TlsSession<'b>>>,
+        seat: Seat,
+        budget: &'b Budget,
+        now_s: u32,
+    ) -> Connection<'b> {
         Connection {
             socket,
             session: Session::default(),
+            tls,
             input: Parked::new(budget),
             ahead: None,
             output: Parked::new(budget),
@@ -86,7 +95,8 @@ impl<'b> Connection<'b> {
     /// Waits for a new, short request, and nothing else is to be done before it is read.
     #[inline]
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.read_bytes == READ_BYTES_MIN
+        self.tls.is_none()
+            && self.read_bytes == READ_BYTES_MIN
             && self.input.is_empty()
             && self.session.is_idle()
             && self.job.is_none()

@@ -6,10 +6,11 @@
 
 use crate::connection::Connection;
 use crate::dump::Dump;
-use crate::turn::{Leftover, Sent, Server, Turn, send};
+use crate::turn::{Leftover, Sent, Server, Turn};
 use crate::watch::{CloseReason, Watcher};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use unbuckle_engine::OUTPUT_BYTES_MIN;
 
@@ -42,13 +43,9 @@ impl<'s> Server<'s, '_> {
             if count == 0 && !connection.readable {
                 return Turn::Wait(Leftover::default());
             }
-            match send(&connection.socket, &self.output[..count], self.counts) {
-                Sent::All => {}
-                Sent::Part(sent) => {
-                    connection.stalled = true;
-                    return Turn::Wait(Leftover { output: sent..count, ..Leftover::default() });
-                }
-                Sent::Broken => return Turn::Close,
+            let lines = self.output[..count].to_vec();
+            if let ControlFlow::Break(turn) = self.send_piece(connection, lines) {
+                return turn;
             }
         }
         Turn::Again(Leftover::default())
@@ -85,14 +82,9 @@ impl<'s> Server<'s, '_> {
         if piece.is_empty() {
             return Turn::Again(Leftover::default());
         }
-        match send(&connection.socket, &piece, self.counts) {
-            Sent::All => Turn::Again(Leftover::default()),
-            Sent::Part(sent) => {
-                connection.stalled = true;
-                piece.drain(..sent);
-                Turn::Wait(Leftover { long_reply: piece, ..Leftover::default() })
-            }
-            Sent::Broken => Turn::Close,
+        match self.send_piece(connection, piece) {
+            ControlFlow::Continue(()) => Turn::Again(Leftover::default()),
+            ControlFlow::Break(turn) => turn,
         }
     }
 }

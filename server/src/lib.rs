@@ -3,10 +3,11 @@
 //! [`main`] reads a command line and serves until it is told to end. A request goes from the socket through `turn.rs`
 //! (or `udp/`) into the engine and back; everything else here makes that possible, or tells about it:
 //!
-//! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
+//! - `options/` the command line; `listen.rs` sockets, `exposure.rs` who may reach them; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
-//! - `authentication.rs` who may come in; `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of
-//!   each other
+//! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
+//! - `authentication.rs` who may come in; `tls/` certificates, sessions
+//! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
 //! - `verbose.rs` what -vv tells of them
 //!
@@ -20,15 +21,18 @@ mod buffers;
 pub mod clock;
 mod connection;
 mod dump;
+mod exposure;
 mod jobs;
 mod limits;
 mod listen;
 pub mod memory;
 pub mod options;
 mod prefixes;
+mod restart;
 mod roster;
 mod shared;
 mod system;
+mod tls;
 mod turn;
 mod udp;
 mod uri;
@@ -51,6 +55,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use system::Signals;
+use tls::Tls;
 use udp::DatagramSocket;
 use unbuckle_store::Store;
 use watch::{Hub, Reporter};
@@ -86,10 +91,16 @@ fn run(options: Options) -> Result<(), Refusal> {
         say(note);
     }
     let may_lock = options.lock_memory && limits::raise_locked_memory();
+    // The key may be readable to root only.
+    let tls = options.tls_enabled.then(|| Tls::load(&options.extended.tls)).transpose();
+    let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
+    if let Some(notice) = exposure::notice(&options, &listening, passwords.is_some()) {
+        say(&notice);
+    }
     if options.daemon {
         system::daemonize(options.core_dumps, options.verbosity > 0)
             .map_err(|error| failure("cannot go to the background", error))?;
@@ -105,7 +116,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals, passwords);
+    let served = serve(options, tls, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -157,6 +168,7 @@ fn desks(options: &Options, classes: &Classes) -> rustix::io::Result<(Arc<Hub>, 
 
 fn share<'r>(
     options: Options,
+    tls: Option<Tls>,
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
@@ -187,6 +199,7 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        tls,
         passwords,
         options,
     })
@@ -194,21 +207,27 @@ fn share<'r>(
 
 fn serve(
     options: Options,
+    tls: Option<Tls>,
     listening: &Listening,
     signals: &Signals,
     passwords: Option<Passwords>,
 ) -> Result<(), Refusal> {
     let seed = seed()?;
-    let store = memory::store(&options, &Classes::new(&options), seed)?;
+    let classes = Classes::new(&options);
+    let (store, clock, memory_file) = memory::store(&options, &classes, seed, &mut |line| say(line))?;
     store.crawler_enabled_set(options.extended.crawler);
-    let shared = share(options, store, listening, Clock::start(), passwords)?;
+    let shared = share(options, tls, store, listening, clock, passwords)?;
     let shared = &shared;
     let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
     let served = serve_shared(shared, listening, signals, seed[0]);
     shared.hub.stop();
     // It has nothing to say that matters now.
     let _ = log_reader.join();
-    served
+    served?;
+    match memory_file {
+        Some(file) => file.seal(&shared.store, &shared.clock),
+        None => Ok(()),
+    }
 }
 
 fn serve_shared(

@@ -4,8 +4,9 @@ use crate::admin::Classes;
 use crate::authentication::Passwords;
 use crate::buffers::Budget;
 use crate::clock::Clock;
-use crate::options::Options;
+use crate::options::{Options, Protection};
 use crate::roster::{Roster, lock};
+use crate::tls::Tls;
 use crate::watch::{Hub, Reporter};
 use rustix::event::EventfdFlags;
 use rustix::io;
@@ -44,6 +45,11 @@ pub(crate) struct DoorCounts {
     /// Connections closed because what they left unread or unfinished found no memory.
     pub(crate) output_exhausted: Count,
     pub(crate) input_exhausted: Count,
+    pub(crate) tls_handshake_errors: Count,
+    /// After the handshake.
+    pub(crate) tls_protocol_errors: Count,
+    /// Handshakes in which no earlier session was resumed.
+    pub(crate) tls_new_sessions: Count,
     pub(crate) udp_dropped_malformed: Count,
     pub(crate) udp_dropped_rate: Count,
     pub(crate) udp_dropped_size: Count,
@@ -66,6 +72,7 @@ pub(crate) struct Arrival {
     pub(crate) socket: OwnedFd,
     pub(crate) address: String,
     pub(crate) listener: usize,
+    pub(crate) protection: Protection,
 }
 
 /// How other threads reach a worker.
@@ -123,6 +130,8 @@ pub(crate) struct Shared<'r> {
     pub(crate) options: Options,
     pub(crate) store: Store<'r>,
     pub(crate) clock: Clock,
+    /// With `-Z`.
+    pub(crate) tls: Option<Tls>,
     pub(crate) classes: Classes,
     /// `None`: everybody may come in.
     pub(crate) passwords: Option<Passwords>,

@@ -3,20 +3,25 @@
 //! The system calls of a request that comes alone are one receive and one send. A receive that did not fill its buffer
 //! is not repeated to hear that there is no more. Everything readable is answered with one send, as far as the output
 //! buffer reaches. What is left over stays at the front of this thread's buffers, for the worker to park.
+//!
+//! Receiving and sending are where TLS comes in: `turn/sealed.rs` does both for connections that have a session.
 
 use crate::admin::{self, Asker};
 use crate::ahead::ReadAhead;
 use crate::connection::{Connection, READ_BYTES_MIN};
 use crate::jobs::Job;
 use crate::shared::{DoorCounts, Shared};
+use crate::turn::sealed::Buffers;
 use crate::verbose;
 use crate::watch::{CloseReason, Reporter};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::AsRawFd;
 use unbuckle_engine::{Engine, INPUT_BYTES_MIN, Next, OUTPUT_BYTES_MIN, Output};
 use unbuckle_wire::text::{Framing, LINE_BYTES_MAX, UNFINISHED_BYTES_MAX, frame};
+
+pub(crate) mod sealed;
 
 /// Holds the longest request that is waited for, and a read behind it.
 const INPUT_BYTES: usize = INPUT_BYTES_MIN + (64 << 10);
@@ -48,7 +53,7 @@ pub(crate) enum Turn {
 pub(crate) struct Leftover {
     pub(crate) input_bytes: usize,
     pub(crate) output: Range<usize>,
-    /// Output that never was in the buffer: the rest of a long administrative reply.
+    /// Output that never was in the buffer: the rest of a long administrative reply, or what TLS has sealed.
     pub(crate) long_reply: Vec<u8>,
 }
 
@@ -64,6 +69,7 @@ pub(crate) struct Server<'s, 'r> {
     pub(crate) now_s: u32,
     pub(crate) input: Box<[u8]>,
     pub(crate) output: Box<[u8]>,
+    tls: Buffers,
     pub(crate) read_ahead: ReadAhead,
 }
 
@@ -77,6 +83,8 @@ struct Allowance {
 enum Received {
     Bytes,
     Nothing,
+    /// Nothing yet, and there is more to read: the others first.
+    Later,
     /// The other side has closed, or the socket is broken.
     End,
 }
@@ -123,6 +131,7 @@ impl<'s, 'r> Server<'s, 'r> {
             now_s: 0,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             output: vec![0; OUTPUT_BYTES].into_boxed_slice(),
+            tls: shared.tls.as_ref().map_or_else(Buffers::default, |_| Buffers::new()),
             read_ahead: ReadAhead::new(),
         }
     }
@@ -187,6 +196,9 @@ impl<'s, 'r> Server<'s, 'r> {
                 match self.receive_line(connection, &mut filled) {
                     Received::Bytes => {}
                     Received::Nothing => break,
+                    Received::Later => {
+                        return Turn::Again(Leftover { input_bytes: filled.taken(), ..Leftover::default() });
+                    }
                     Received::End => return Turn::Close,
                 }
             }
@@ -215,7 +227,11 @@ impl<'s, 'r> Server<'s, 'r> {
     fn consider_peeking(&self, connection: &mut Connection<'_>, filled: Filled) {
         if connection.peeking {
             connection.peeking = filled.bytes > 0 || !connection.session.is_idle();
-        } else if filled.bytes >= LONG_LINE_BYTES && !connection.session.is_binary() {
+        } else if filled.bytes >= LONG_LINE_BYTES
+            && connection.tls.is_none()
+            && !connection.session.is_binary()
+        {
+            // Records cannot be looked at and left.
             connection.peeking = !self.input[..filled.bytes].contains(&b'\n');
         }
     }
@@ -233,7 +249,7 @@ impl<'s, 'r> Server<'s, 'r> {
         {
             match self.receive(connection, filled) {
                 Received::Bytes => {}
-                Received::Nothing => break,
+                Received::Nothing | Received::Later => break,
                 Received::End => return Received::End,
             }
         }
@@ -242,6 +258,9 @@ impl<'s, 'r> Server<'s, 'r> {
 
     /// Reads behind the first `filled` bytes of the input buffer, or looks at what is to be read.
     fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
+        if connection.tls.is_some() {
+            return self.receive_sealed(connection, filled);
+        }
         // What was seen and is not the line's end is taken: the kernel's buffer has to have room for the rest.
         if connection.peeking && filled.peeked == 0 && !connection.hung_up {
             return self.peek(connection, filled);
@@ -428,6 +447,9 @@ impl<'s, 'r> Server<'s, 'r> {
         if end == 0 {
             return Step::Read;
         }
+        if connection.tls.is_some() {
+            return self.send_written_sealed(connection, end);
+        }
         match send(&connection.socket, &self.output[..end], self.counts) {
             Sent::All => Step::Read,
             Sent::Part(sent) => {
@@ -470,8 +492,19 @@ impl<'s, 'r> Server<'s, 'r> {
         }
         match self.send_written(connection, written) {
             Step::Read => {}
+            Step::Stalled { unsent: _, long_reply } if connection.tls.is_some() => {
+                return self.stall_behind_sealed(connection, long_reply, &reply);
+            }
             Step::Stalled { unsent, .. } => return Step::Stalled { unsent, long_reply: reply },
             step => return step,
+        }
+        self.send_long_reply(connection, reply)
+    }
+
+    /// Sends an administrative reply that did not fit into the output buffer.
+    fn send_long_reply(&mut self, connection: &mut Connection<'_>, mut reply: Vec<u8>) -> Step {
+        if connection.tls.is_some() {
+            return self.send_long_reply_sealed(connection, &reply);
         }
         match send(&connection.socket, &reply, self.counts) {
             Sent::All => Step::Read,
@@ -483,11 +516,30 @@ impl<'s, 'r> Server<'s, 'r> {
         }
     }
 
+    /// Sends a piece of what is sent instead of replies. `Break`: the turn is over.
+    pub(crate) fn send_piece(
+        &mut self,
+        connection: &mut Connection<'_>,
+        piece: Vec<u8>,
+    ) -> ControlFlow<Turn> {
+        match self.send_long_reply(connection, piece) {
+            Step::Read => ControlFlow::Continue(()),
+            Step::Stalled { long_reply, .. } => {
+                connection.stalled = true;
+                ControlFlow::Break(Turn::Wait(Leftover { long_reply, ..Leftover::default() }))
+            }
+            _ => ControlFlow::Break(Turn::Close),
+        }
+    }
+
     pub(crate) fn send_parked(&mut self, connection: &mut Connection<'_>) -> Sent {
         if connection.output.is_empty() {
             return Sent::All;
         }
-        let sent = send(&connection.socket, connection.output.rest(), self.counts);
+        // What is parked of a session is sealed, and was counted when it was.
+        let uncounted = DoorCounts::default();
+        let counts = if connection.tls.is_some() { &uncounted } else { self.counts };
+        let sent = send(&connection.socket, connection.output.rest(), counts);
         match sent {
             Sent::All => connection.output.clear(),
             Sent::Part(bytes) => connection.output.consume(bytes),
@@ -506,7 +558,7 @@ impl<'s, 'r> Server<'s, 'r> {
             match self.receive(connection, &mut filled) {
                 Received::Bytes => {}
                 // The end is heard again when what is owed has been sent.
-                Received::Nothing | Received::End => break,
+                Received::Nothing | Received::Later | Received::End => break,
             }
         }
         connection.read_bytes = READ_BYTES_MIN;
@@ -514,7 +566,7 @@ impl<'s, 'r> Server<'s, 'r> {
     }
 }
 
-pub(crate) fn send(socket: &std::os::fd::OwnedFd, bytes: &[u8], counts: &DoorCounts) -> Sent {
+fn send(socket: &std::os::fd::OwnedFd, bytes: &[u8], counts: &DoorCounts) -> Sent {
     match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL) {
         Ok(sent) => {
             counts.bytes_written.add(sent as u64);

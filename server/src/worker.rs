@@ -12,6 +12,7 @@ use crate::jobs::Job;
 use crate::options;
 use crate::roster::{Entry, State, lock};
 use crate::shared::{Arrival, Desk, Shared};
+use crate::tls::session::Session as TlsSession;
 use crate::turn::{Leftover, Server, Turn};
 use crate::udp::DatagramSocket;
 use crate::verbose;
@@ -26,6 +27,8 @@ use unbuckle_engine::{Engine, Protocol, Settings};
 const EVENTS_MAX: usize = 128;
 /// Background work on a busy worker: steps for each second's tick, and one for each poll while there is more.
 const MAINTAIN_STEPS_PER_TICK: usize = 32;
+/// A TLS handshake that takes longer is given up.
+const GREETING_SECONDS_MAX: u32 = 60;
 
 /// The poller's own tokens have the highest bit; see [`Token`] for the others.
 const OWN: u64 = 1 << 63;
@@ -52,6 +55,8 @@ pub(crate) struct Worker<'s, 'r> {
     stalled: VecDeque<(Token, u32)>,
     /// Connections that watch.
     watching: Vec<Token>,
+    /// TLS handshakes with the second in which they began, the oldest first. Entries outlive their handshake.
+    greetings: VecDeque<(Token, u32)>,
     datagrams: Vec<DatagramSocket>,
     /// With one thread, the worker accepts as well.
     acceptor: Option<Acceptor<'s, 'r>>,
@@ -109,6 +114,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             queue: VecDeque::new(),
             stalled: VecDeque::new(),
             watching: Vec::new(),
+            greetings: VecDeque::new(),
             datagrams,
             acceptor,
             maintain_more: true,
@@ -328,6 +334,7 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn close(&mut self, token: Token) {
         if let Some(mut connection) = self.connections.remove(token) {
+            self.server.end_sealed(&mut connection);
             self.server.engine.end(&mut connection.session);
             if let Some(Job::Watching(watcher)) = connection.job.take() {
                 self.shared.hub.remove(&watcher);
@@ -381,10 +388,20 @@ impl<'s, 'r> Worker<'s, 'r> {
             verbose::connected(descriptor);
         }
         self.desk.reporter.connection(What::Opened { descriptor }, &arrival.address);
+        let budget = &self.shared.budget;
+        let tls = match &self.shared.tls {
+            Some(tls) => TlsSession::accept(tls, arrival.protection, budget).transpose(),
+            None => Ok(None),
+        };
+        let tls = tls.map_err(|_| Errno::PROTO)?;
+        let is_greeting = tls.is_some();
         let entry = Entry { address: arrival.address, listener: Some(arrival.listener) };
         let seat = self.shared.roster.enter(arrival.socket.as_raw_fd(), entry, State::New, now_s);
-        let connection = Connection::new(arrival.socket, seat, &self.shared.budget, now_s);
+        let connection = Connection::new(arrival.socket, tls, seat, budget, now_s);
         let token = self.connections.insert(connection);
+        if is_greeting {
+            self.greetings.push_back((token, now_s));
+        }
         let Some(connection) = self.connections.get_mut(token) else { return Ok(()) };
         let added =
             epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), WAIT_FOR_INPUT);
@@ -407,11 +424,30 @@ impl<'s, 'r> Worker<'s, 'r> {
         if timeout_s > 0 {
             self.close_idle(timeout_s);
         }
+        self.close_long_greetings();
         self.maintain_more = true;
         for _ in 0..MAINTAIN_STEPS_PER_TICK {
             if !self.server.engine.maintain() {
                 self.maintain_more = false;
                 break;
+            }
+        }
+    }
+
+    fn close_long_greetings(&mut self) {
+        let now_s = self.server.now_s;
+        while let Some(&(token, began_s)) = self.greetings.front() {
+            let greets = self
+                .connections
+                .get_mut(token)
+                .is_some_and(|connection| connection.tls.as_ref().is_some_and(|tls| tls.is_greeting()));
+            if greets && now_s.saturating_sub(began_s) <= GREETING_SECONDS_MAX {
+                return;
+            }
+            self.greetings.pop_front();
+            if greets {
+                self.server.counts.tls_handshake_errors.add(1);
+                self.close(token);
             }
         }
     }

@@ -10,6 +10,7 @@
 //!
 //! Not here: unit tests (beside the code), load, and anything that measures time.
 
+pub mod authority;
 pub mod connection;
 pub mod escape;
 pub mod frame;
@@ -18,4 +19,5 @@ pub mod play;
 pub mod process;
 pub mod server;
 pub mod suite;
+pub mod tls;
 pub mod transcript;

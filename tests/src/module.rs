@@ -1,7 +1,7 @@
 //! The kernel module as a target: one at a time, loaded and unloaded with `insmod` and `rmmod`, by root.
 //!
 //! Loading takes longer than a case, so a case that cannot tell the difference is played on the module that the case
-//! before it has left, flushed. Cases that look at counters, move the clock or name options get one of their own.
+//! before it has left, flushed and with its counters reset. Others get one of their own.
 
 use crate::transcript::Case;
 use anyhow::{Context, Result, bail, ensure};
@@ -45,7 +45,8 @@ pub fn unload() -> Result<()> {
 
 /// Memcached's flags as the module's parameters; an error names the one that it has not.
 pub fn parameters(case: &Case) -> Result<Vec<String>> {
-    let mut parameters = vec![format!("port={PORT}"), format!("debug_time={}", u8::from(case.moves_time()))];
+    ensure!(case.users.is_none(), "the module knows no users");
+    let mut parameters = vec![format!("port={PORT}"), "debug_time=1".to_owned()];
     let mut options = case.options.iter();
     while let Some(option) = options.next() {
         let mut value = || options.next().with_context(|| format!("{option} needs a value"));
@@ -83,11 +84,12 @@ fn hundredths(text: &str) -> Result<u64> {
 }
 
 fn flush(address: SocketAddr) -> Result<()> {
+    const REPLY: &[u8] = b"OK\r\nRESET\r\n";
     let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"flush_all\r\n")?;
-    let mut reply = [0; 4];
+    stream.write_all(b"flush_all\r\nstats reset\r\n")?;
+    let mut reply = [0; REPLY.len()];
     stream.read_exact(&mut reply)?;
-    ensure!(&reply == b"OK\r\n", "flush_all was answered {:?}", String::from_utf8_lossy(&reply));
+    ensure!(reply == REPLY, "flush_all was answered {:?}", String::from_utf8_lossy(&reply));
     Ok(())
 }
 

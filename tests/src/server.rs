@@ -1,7 +1,8 @@
 //! Starts a server on a free port or socket, and ends it: by process id, never by name.
 
+use crate::authority::Authority;
 use crate::module;
-use crate::transcript::{Case, Transport};
+use crate::transcript::{Case, Transport, Users, UsersForm};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -29,10 +30,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn name(self) -> &'static str {
+    /// Does a case that is for `name` mean this? Most that mean Unbuckle mean each of its doors.
+    pub fn is_called(self, name: &str) -> bool {
         match self {
-            Kind::Unbuckle | Kind::Module => "unbuckle",
-            Kind::Memcached => "memcached",
+            Kind::Unbuckle => matches!(name, "unbuckle" | "server"),
+            Kind::Module => matches!(name, "unbuckle" | "module"),
+            Kind::Memcached => name == "memcached",
         }
     }
 }
@@ -107,6 +110,8 @@ pub struct Server {
     child: Option<Child>,
     pub address: Address,
     errors: PathBuf,
+    /// There only if the server asks for passwords.
+    pub users_file: PathBuf,
 }
 
 /// How long a server may take to listen.
@@ -119,9 +124,10 @@ impl Server {
     pub fn start_for(target: &Target, case: &Case, transport: Transport) -> Result<Server> {
         if target.kind == Kind::Module {
             let address = Address::Port(module::ready(&target.path, case)?);
-            return Ok(Server { child: None, address, errors: PathBuf::new() });
+            let none = PathBuf::new();
+            return Ok(Server { child: None, address, errors: none.clone(), users_file: none });
         }
-        Server::start(target, &case.options, transport, case.moves_time())
+        Server::start_guarded(target, &case.options, case.users.as_ref(), transport, case.moves_time())
     }
 
     /// Starts a process of `target` for one transport. A port that somebody took meanwhile is replaced by another.
@@ -131,9 +137,20 @@ impl Server {
         transport: Transport,
         move_time: bool,
     ) -> Result<Server> {
+        Server::start_guarded(target, options, None, transport, move_time)
+    }
+
+    /// As [`Server::start`], for those of `users` only.
+    pub fn start_guarded(
+        target: &Target,
+        options: &[String],
+        users: Option<&Users>,
+        transport: Transport,
+        move_time: bool,
+    ) -> Result<Server> {
         let mut last = None;
         for _ in 0..5 {
-            match Server::try_start(target, options, transport, move_time) {
+            match Server::try_start(target, options, users, transport, move_time) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -144,6 +161,7 @@ impl Server {
     fn try_start(
         target: &Target,
         options: &[String],
+        users: Option<&Users>,
         transport: Transport,
         move_time: bool,
     ) -> Result<Server> {
@@ -157,13 +175,16 @@ impl Server {
         if target.kind == Kind::Memcached {
             command.args(["-u", "root"]);
         }
+        if transport == Transport::Tls {
+            command.args(Authority::shared()?.options("server"));
+        }
         let scratch = scratch_path();
         let address = match transport {
             Transport::Unix => {
                 command.arg("-s").arg(&scratch);
                 Address::Path(scratch.clone())
             }
-            Transport::Tcp | Transport::Drip | Transport::Udp | Transport::Datagram => {
+            Transport::Tcp | Transport::Drip | Transport::Tls | Transport::Udp | Transport::Datagram => {
                 let port = free_port(udp)?;
                 command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);
@@ -171,11 +192,19 @@ impl Server {
             }
         };
         let errors = scratch.with_extension("err");
+        let users_file = scratch.with_extension("users");
+        if let Some(users) = users {
+            std::fs::write(&users_file, users.lines.join("\n") + "\n")?;
+            match users.form {
+                UsersForm::Text => command.arg("-Y").arg(&users_file),
+                UsersForm::Sasl => command.arg("-S").env("MEMCACHED_SASL_PWDB", &users_file),
+            };
+        }
         let file =
             std::fs::File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot start {}", target.path.display()))?;
-        let mut server = Server { child: Some(child), address, errors };
+        let mut server = Server { child: Some(child), address, errors, users_file };
         server.wait_until_listening()?;
         Ok(server)
     }
@@ -196,6 +225,22 @@ impl Server {
             std::thread::sleep(START_STEP);
         }
         bail!("the server did not listen within {START_MAX:?}: {}", self.errors_text());
+    }
+
+    /// Sends a signal, by its name, and waits for the end.
+    pub fn end(&mut self, signal: &str) -> Result<std::process::ExitStatus> {
+        let process = self.process_id();
+        // The shell has it built in: no other program is needed.
+        let sent = Command::new("sh").args(["-c", &format!("kill -s {signal} {process}")]).status()?;
+        if !sent.success() {
+            bail!("cannot send {signal} to the server");
+        }
+        self.wait()
+    }
+
+    /// Waits until the server ends by itself.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        Ok(self.child.as_mut().context("the server is not ours")?.wait()?)
     }
 
     pub fn process_id(&self) -> u32 {
@@ -222,6 +267,7 @@ impl Drop for Server {
         let _ = child.kill();
         let _ = child.wait();
         let _ = std::fs::remove_file(&self.errors);
+        let _ = std::fs::remove_file(&self.users_file);
         if let Address::Path(path) = &self.address {
             let _ = std::fs::remove_file(path);
         }
@@ -252,7 +298,7 @@ fn is_listening(process: u32, port: u16) -> bool {
 }
 
 /// A port that nobody has bound a moment ago, and that was not given to another server of this process.
-fn free_port(udp_too: bool) -> Result<u16> {
+pub fn free_port(udp_too: bool) -> Result<u16> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..1000 {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

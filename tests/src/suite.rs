@@ -38,7 +38,7 @@ pub fn run(cases: &[Case], target: &Target, transports: &[Transport], jobs: usiz
     let mut plays = Vec::new();
     let moves_time = target.moves_time();
     for case in cases {
-        if !case.targets.is_empty() && !case.targets.iter().any(|name| name == target.kind.name()) {
+        if !case.targets.is_empty() && !case.targets.iter().any(|name| target.kind.is_called(name)) {
             continue;
         }
         if case.moves_time() && !moves_time {

@@ -5,11 +5,11 @@
 //! with the old number either finds a version that changed or computes again.
 
 use crate::Worker;
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::insert::Arrival;
 use crate::pages::{RESERVE, Use};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::index::{CHOICES, LINES_MAX, LINES_MIN, Unit};
 use unbuckle_layout::item::Head;
 use unbuckle_layout::line::{Change, Line};
@@ -89,7 +89,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let store = self.store;
         let log2 = store.region.page_words_log2() - 3;
         let entry = header::DIRECTORY + (line >> log2);
-        if entry >= u64::from(store.region.page_words()) {
+        if !header::in_directory(store.region.page_words(), entry) {
             return false;
         }
         if store.region.load(entry) != 0 {
@@ -97,6 +97,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         let Some(page) = store.pool.take(store.pages, Use::Index, RESERVE, store.relax) else { return false };
         let start = store.page_start(page);
+        store.note_page(page, Use::Index);
         // It may have held what a late reader still looks at: see `stage`.
         fence(Ordering::Release);
         for word in 0..u64::from(store.region.page_words()) {
@@ -143,8 +144,13 @@ impl<'s, 'r> Worker<'s, 'r> {
                 continue;
             }
             let arrival = Arrival { hash, offset: entry.offset, access: Access(line.mark(slot)) };
-            change.clear(slot, 0);
-            if !self.enter(&arrival, to) {
+            // In first, out second: if this process dies between, the item is still in the index.
+            let entered = self.enter(&arrival, to);
+            if line.entry(slot).offset == entry.offset {
+                change.clear(slot, 0);
+            }
+            // Its own slot may be what was missing.
+            if !entered && !self.enter(&arrival, to) {
                 self.evict_homeless(number, entry.offset, arrival.access);
             }
         }

@@ -7,14 +7,14 @@
 //!
 //! Work comes in steps of a few records, paid for by the requests that take memory. One worker at a time evicts.
 
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
 use crate::log::{Body, Lane, Need};
-use crate::pages::{NONE, Page, RESERVE};
+use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
 use crate::{Refused, Store, Worker};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{self, Head};
 use unbuckle_layout::sync::{AtomicU32, Ordering};
 use unbuckle_layout::{bytes, index};
@@ -247,6 +247,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             } else {
                 // Whoever unlinks from it does not get to run: later, then.
                 held.remove(number);
+                store.note_page(number, page.used_for());
                 held.push(number);
             }
             drop(held);
@@ -260,6 +261,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let spared = if mostly_spared { state.spared_pages.load(Ordering::Relaxed) + 1 } else { 0 };
         state.spared_pages.store(spared, Ordering::Relaxed);
         state.exhausted.store(0, Ordering::Relaxed);
+        store.note_page(number, Use::Free);
         store.pool.give(store.pages, number, store.relax);
         Step::Freed
     }
@@ -276,7 +278,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         let compact = store.reclaim.mode.load(Ordering::Relaxed) == Mode::Compact as u32;
         let lane = match page.used_for() {
-            crate::pages::Use::Main => Lane::Main,
+            Use::Main => Lane::Main,
             _ => Lane::Small,
         };
         let strictness = (store.reclaim.spared_pages.load(Ordering::Relaxed) / SPARED_PAGES).min(3) as u8;

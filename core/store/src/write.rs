@@ -3,7 +3,6 @@
 //! What depends on the old value (append, incr, touch, …) reads it without a lock, stages the outcome, and commits on
 //! condition that the line has not changed since; otherwise it starts over.
 
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::{Body, Lane, Need, Staged};
@@ -12,6 +11,7 @@ use crate::{
     Condition, Deleted, Expiry, Item, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Store, Stored,
     Worker,
 };
+use unbuckle_layout::access::Access;
 use unbuckle_layout::header;
 use unbuckle_layout::item::{self, Head, option};
 use unbuckle_layout::line::State;
@@ -204,7 +204,7 @@ impl<'s, 'r> Worker<'s, 'r> {
 
         let large = (place.head.options | staged.head.options) & option::LARGE != 0;
         if place.head.words() == staged.words && staged.words <= IN_PLACE_WORDS_MAX && !large {
-            let change = place.line.open();
+            let change = place.line.open_item(place.slot);
             for word in 0..u64::from(staged.words) {
                 store.region.store(place.offset + word, store.region.load(staged.offset + word));
             }

@@ -36,7 +36,7 @@ pub(crate) fn door_counts() -> DoorCounts {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn unbuckle_core_abi() -> u32 {
+pub(crate) extern "C" fn unbuckle_core_abi() -> u32 {
     ABI_VERSION
 }
 
@@ -134,14 +134,14 @@ unsafe extern "C" fn unbuckle_unsend(
 }
 
 /// # Safety
-/// As for `unbuckle_session_end`; `datagram` is good for `len` bytes.
+/// As for `unbuckle_session_end`; `datagram` is good for `len` bytes, `source` for its own.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn unbuckle_datagram(
     whole: *mut Whole,
     engine: u32,
     datagram: *const u8,
     len: usize,
-    reply_bytes_max: usize,
+    source: &[u8; 16],
     now_s: u32,
     context: *mut c_void,
 ) -> u32 {
@@ -149,7 +149,7 @@ unsafe extern "C" fn unbuckle_datagram(
     let Some((core, post)) = (unsafe { desk(whole, engine) }) else { return 0 };
     // SAFETY: likewise.
     let datagram = unsafe { bytes(datagram, len) };
-    datagram::serve(core, post, datagram, reply_bytes_max, now_s, |frame, payload| {
+    datagram::serve(core, post, datagram, source, now_s, |frame, payload| {
         // SAFETY: the shim reads both and keeps neither; `context` is what it gave.
         unsafe { unbuckle_shim_reply(context, frame.as_ptr(), payload.as_ptr(), payload.len()) };
     }) as u32

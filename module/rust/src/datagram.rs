@@ -3,8 +3,8 @@
 //! A message is cut as protocol.txt has it: one datagram when it fits 1,400 bytes with its frame header, else datagrams
 //! numbered from 0 with their true total. Same bytes as the server sends, but that a reply has to fit the arena.
 
-use crate::admin;
 use crate::door::{Core, Post};
+use crate::{admin, policy};
 use unbuckle_engine::{Next, Output, Session};
 use unbuckle_wire::udp::{FRAME_BYTES, Frame};
 
@@ -22,6 +22,8 @@ pub(crate) enum Answered {
     Malformed = 1,
     /// A reply was longer than its sender may be sent, or than the arena.
     TooLong = 2,
+    /// Its sender asks too often.
+    TooOften = 3,
 }
 
 /// What serving one command came to.
@@ -37,7 +39,7 @@ pub(crate) fn serve(
     core: &Core,
     post: &mut Post,
     datagram: &[u8],
-    reply_bytes_max: usize,
+    source: &[u8; 16],
     now_s: u32,
     mut reply: impl FnMut(&[u8; FRAME_BYTES], &[u8]),
 ) -> Answered {
@@ -45,7 +47,10 @@ pub(crate) fn serve(
     if !frame.is_whole_request() {
         return Answered::Malformed;
     }
-    let mut allowance = reply_bytes_max;
+    let allowed = core.settings.udp_allowed();
+    let [seed, _] = core.settings.seed;
+    let judged = policy::judge(allowed, post.sources, seed, source, datagram.len(), now_s);
+    let Some(mut allowance) = judged else { return Answered::TooOften };
     let mut session = Session::default();
     let mut rest = payload;
     let mut answered = Answered::Served;
@@ -64,7 +69,8 @@ pub(crate) fn serve(
         };
         let message = post.arena.get(..len).unwrap_or_default();
         match send(message, &frame, allowance, &mut reply) {
-            Some(sent) => allowance = allowance.saturating_sub(sent),
+            Some(sent) if allowance != usize::MAX => allowance = allowance.saturating_sub(sent),
+            Some(_) => {}
             None => answered = Answered::TooLong,
         }
         if last {

@@ -1,6 +1,7 @@
 //! What all engines of the module share: the store, the settings, the counters.
 
 use crate::memory::{Cutter, Reserved};
+use crate::policy::{RANGES_MAX, Range, Record, SETS, Sets, WAYS};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use unbuckle_engine::{Counters, Engine, OUTPUT_BYTES_MIN, Protocol};
@@ -36,9 +37,16 @@ pub(crate) struct Settings {
     pub(crate) debug_time: u8,
     /// `enum unbuckle_protocol`
     pub(crate) protocol: u8,
+    /// How many of the ranges there are.
+    pub(crate) udp_allowed_count: u8,
+    pub(crate) udp_allowed: [Range; RANGES_MAX],
 }
 
 impl Settings {
+    pub(crate) fn udp_allowed(&self) -> &[Range] {
+        self.udp_allowed.get(..usize::from(self.udp_allowed_count)).unwrap_or_default()
+    }
+
     pub(crate) fn protocol(&self) -> Protocol {
         match self.protocol {
             1 => Protocol::Text,
@@ -103,6 +111,8 @@ pub(crate) struct Core {
 pub(crate) struct Post {
     pub(crate) engine: &'static mut Engine<'static, 'static>,
     pub(crate) arena: &'static mut [u8],
+    /// Sources of datagrams that have a limit.
+    pub(crate) sources: &'static mut Sets,
 }
 
 impl Core {
@@ -129,6 +139,7 @@ impl Core {
         let classes = cutter.reserve(CLASSES_MAX);
         let pipelines = cutter.reserve(engines);
         let posts = cutter.reserve::<Option<Post>>(engines);
+        let sources = cutter.reserve(engines);
         let arenas = cutter.zeroes(engines.checked_mul(ARENA_BYTES)?);
 
         let classes = fill_classes(classes?.fill(|_| 0), settings);
@@ -157,7 +168,8 @@ impl Core {
             verbosity: AtomicU32::new(0),
             shift_s: AtomicU32::new(0),
         })?;
-        let posts = Self::make_posts(core, pipelines?, posts?, arenas?)?;
+        let sources: &'static mut [Sets] = sources?.fill(|_| [[Record::default(); WAYS]; SETS]);
+        let posts = Self::make_posts(core, pipelines?, posts?, sources, arenas?)?;
         whole?.fill_one(Whole { core, posts: NonNull::new(posts.as_mut_ptr())? })
     }
 
@@ -165,6 +177,7 @@ impl Core {
         core: &'static Core,
         pipelines: Reserved<Engine<'static, 'static>>,
         posts: Reserved<Option<Post>>,
+        sources: &'static mut [Sets],
         arenas: &'static mut [u8],
     ) -> Option<&'static mut [Option<Post>]> {
         let settings = unbuckle_engine::Settings {
@@ -177,8 +190,8 @@ impl Core {
             Some(Engine::new(core.store.worker(index)?, settings, &core.desks.get(index)?.counters))
         })?;
         let arenas = arenas.chunks_exact_mut(ARENA_BYTES);
-        for ((post, engine), arena) in posts.iter_mut().zip(engines).zip(arenas) {
-            *post = Some(Post { engine, arena });
+        for (((post, engine), arena), sources) in posts.iter_mut().zip(engines).zip(arenas).zip(sources) {
+            *post = Some(Post { engine, arena, sources });
         }
         Some(posts)
     }

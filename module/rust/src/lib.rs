@@ -6,17 +6,25 @@
 //!
 //! - `abi.rs` the C interface; `memory.rs` the one block that everything but the region lies in; `panic.rs` why there is
 //!   no panic
-//! - `door.rs` what all engines share; `stream.rs` one connection's turn; `datagram.rs` one datagram and its replies
+//! - `door.rs` what all engines share; `stream.rs` one connection's turn; `datagram.rs` one datagram and its replies;
+//!   `policy.rs` who gets how many
 //! - `admin/` statistics and settings over the protocol
 //!
 //! Nothing here allocates, waits, or knows a clock. There is no `alloc` crate in the build.
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 mod abi;
 mod admin;
 mod datagram;
 mod door;
 mod memory;
+#[cfg(not(test))]
 mod panic;
+mod policy;
 mod stream;
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,17 @@ pub(super) fn memory_limit(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static
     }
 }
 
+/// Reads certificates and key again; what cannot be read stays as it was, and the reply says why.
+pub(super) fn refresh_certificates(shared: &Shared<'_>, reply: &mut Vec<u8>) {
+    let done = match &shared.tls {
+        Some(tls) => tls.refresh(shared.clock.uptime_s()),
+        None => Err("Error TLS not enabled".to_owned()),
+    };
+    let text = done.map_or_else(|error| error, |()| "OK".to_owned());
+    reply.extend_from_slice(text.as_bytes());
+    reply.extend_from_slice(b"\r\n");
+}
+
 /// Moves the clock of all workers ahead, where `--debug-time` allows it.
 pub(super) fn debug_time(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
     match arguments.first().and_then(|word| number(word)) {

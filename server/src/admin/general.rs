@@ -36,6 +36,9 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
         ("bytes_read", door(|door| &door.bytes_read)),
         ("bytes_written", door(|door| &door.bytes_written)),
         ("conn_yields", door(|door| &door.yields)),
+        ("ssl_new_sessions", door(|door| &door.tls_new_sessions)),
+        ("ssl_handshake_errors", door(|door| &door.tls_handshake_errors)),
+        ("ssl_proto_errors", door(|door| &door.tls_protocol_errors)),
         ("udp_dropped_malformed", door(|door| &door.udp_dropped_malformed)),
         ("udp_dropped_rate", door(|door| &door.udp_dropped_rate)),
         ("udp_dropped_size", door(|door| &door.udp_dropped_size)),
@@ -130,6 +133,7 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     }
     since.all(reply, &LOGS);
     stat(reply, "log_watchers", shared.hub.tally().watchers);
+    tls(shared, &since, reply);
     since.all(reply, &["unexpected_napi_ids", "round_robin_fallback"]);
     stat(reply, "bytes", gauges.item_bytes);
     stat(reply, "curr_items", gauges.items);
@@ -191,6 +195,16 @@ const SLAB_MOVES: [&str; 6] = [
 
 const LOGS: [&str; 5] =
     ["malloc_fails", "log_worker_dropped", "log_worker_written", "log_watcher_skipped", "log_watcher_sent"];
+
+/// Only where TLS is on.
+fn tls(shared: &Shared<'_>, since: &Since, reply: &mut Vec<u8>) {
+    let Some(tls) = &shared.tls else { return };
+    if shared.options.extended.tls.session_cache {
+        stat(reply, "ssl_new_sessions", since.value("ssl_new_sessions"));
+    }
+    since.all(reply, &["ssl_handshake_errors", "ssl_proto_errors"]);
+    stat(reply, "time_since_server_cert_refresh", tls.since_refresh_s(shared.clock.uptime_s()));
+}
 
 fn process(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let usage = system::usage();

@@ -82,7 +82,10 @@ pub(crate) fn answer(line: &[u8], shared: &Shared<'_>, asker: &Asker, reply: &mu
         b"lru_crawler" => crawler::lru_crawler(arguments, shared, asker),
         b"watch" => controls::watch(arguments, shared, asker),
         b"debugtime" if shared.options.debug_time => Ok(controls::debug_time(arguments, shared)),
-        b"refresh_certs" => Ok(b"Error TLS not enabled".as_slice()),
+        b"refresh_certs" => {
+            controls::refresh_certificates(shared, reply);
+            Ok(b"".as_slice())
+        }
         _ => Ok(b"ERROR".as_slice()),
     };
     match answered {

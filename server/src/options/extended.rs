@@ -4,6 +4,7 @@
 //! an effect here: most steer slab pages, LRU segments and threads that this server has none of. Those values are
 //! kept to be echoed by `stats settings`, and the user is told, one line each.
 
+use super::tls::{Setting, TlsOptions};
 use super::{Refusal, exit};
 use crate::watch::Sizes;
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ enum Effect {
     MaxConnectionsFast(bool),
     IdleTimeout,
     ChunkMax,
+    /// Kept in [`TlsOptions`], which also shows it.
+    Tls(Setting),
     Crawler(bool),
     /// Of what it switches off, only some is here.
     NotModern,
@@ -142,16 +145,16 @@ static SUBOPTIONS: &[Suboption] = &[
     whole("ext_max_sleep", 0, ANY, 1),
     fraction("ext_max_frag", 1.0, 2),
     bare("ext_drop_unread", "ext_drop_unread", "yes"),
-    unseen("ssl_chain_cert", Shape::Text, Effect::None),
-    unseen("ssl_key", Shape::Text, Effect::None),
-    unseen("ssl_keyformat", Shape::Text, Effect::None),
-    unseen("ssl_verify_mode", Shape::Text, Effect::None),
-    unseen("ssl_ciphers", Shape::Text, Effect::None),
-    unseen("ssl_ca_cert", Shape::Text, Effect::None),
-    unseen("ssl_wbuf_size", Shape::Text, Effect::None),
-    unseen("ssl_session_cache", Shape::Bare, Effect::None),
-    unseen("ssl_kernel_tls", Shape::Bare, Effect::None),
-    unseen("ssl_min_version", Shape::Text, Effect::None),
+    unseen("ssl_chain_cert", Shape::Text, Effect::Tls(Setting::ChainCert)),
+    unseen("ssl_key", Shape::Text, Effect::Tls(Setting::Key)),
+    unseen("ssl_keyformat", Shape::Whole(0, 3), Effect::Tls(Setting::KeyFormat)),
+    unseen("ssl_verify_mode", Shape::Whole(0, 3), Effect::Tls(Setting::VerifyMode)),
+    unseen("ssl_ciphers", Shape::Text, Effect::Tls(Setting::Ciphers)),
+    unseen("ssl_ca_cert", Shape::Text, Effect::Tls(Setting::CaCert)),
+    unseen("ssl_wbuf_size", Shape::Whole(0, ANY >> 10), Effect::Tls(Setting::WriteBuffer)),
+    unseen("ssl_session_cache", Shape::Bare, Effect::Tls(Setting::SessionCache)),
+    unseen("ssl_kernel_tls", Shape::Bare, Effect::Tls(Setting::KernelTls)),
+    unseen("ssl_min_version", Shape::Whole(0, 3), Effect::Tls(Setting::MinVersion)),
 ];
 
 /// What `-o` came to.
@@ -168,6 +171,7 @@ pub struct Extended {
     /// `stats sizes` answers.
     pub track_sizes: bool,
     pub(crate) log_sizes: Sizes,
+    pub tls: TlsOptions,
     /// Lines of `stats settings` that differ from their defaults.
     pub shown: BTreeMap<&'static str, String>,
 }
@@ -181,6 +185,7 @@ impl Default for Extended {
             chunk_bytes_max: None,
             track_sizes: false,
             log_sizes: Sizes { log_bytes: 64 << 10, watcher_bytes: 256 << 10 },
+            tls: TlsOptions::default(),
             shown: BTreeMap::new(),
         }
     }
@@ -220,6 +225,9 @@ impl Extended {
             Effect::Silent => {}
             Effect::MaxConnectionsFast(fast) => self.max_connections_fast = fast,
             Effect::IdleTimeout => self.idle_timeout_s = number as u32,
+            Effect::Tls(setting) => {
+                self.tls.set(setting, value.unwrap_or_default(), number as u64, notes)?;
+            }
             Effect::Crawler(crawler) => self.crawler = crawler,
             Effect::NotModern => {
                 self.crawler = false;

@@ -1,4 +1,5 @@
-//! `traffic`: clients of every bad habit, for a while; fails if one of them is ever answered wrongly.
+//! `traffic`: clients of every bad habit, for a while; fails if one of them is ever answered wrongly. And one good client,
+//! who only counts.
 //!
 //! Good clients store and fetch values that tell their own key; others send garbage datagrams, break off in the middle
 //! of values, ask and never read. The server may come and go meanwhile: what does not answer is asked again.
@@ -11,7 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: traffic ADDRESS SECONDS
-  clients of every bad habit against a server at ADDRESS, over UDP and TCP; fails on a wrong answer";
+  clients of every bad habit against a server at ADDRESS, over UDP and TCP; fails on a wrong answer
+       traffic count udp|tcp ADDRESS TIMES BYTES
+  gets a value of BYTES so many times, one after another; prints nanoseconds for each, which on a machine whose clock
+  counts instructions are instructions";
 const KEYS: u64 = 500;
 const VALUE_BYTES_MAX: u64 = 1200;
 /// After this long a good client asks again, or connects again.
@@ -27,9 +31,18 @@ struct Tally {
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [address, seconds] = &arguments[..] else {
-        eprintln!("{USAGE}");
-        return Ok(ExitCode::from(2));
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (address, seconds) = match words[..] {
+        ["count", transport, address, times, bytes] => {
+            let ns = count(transport, address.parse()?, times.parse()?, bytes.parse()?)?;
+            println!("{ns}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        [address, seconds] => (address, seconds),
+        _ => {
+            eprintln!("{USAGE}");
+            return Ok(ExitCode::from(2));
+        }
     };
     let address: SocketAddr = address.parse().context("ADDRESS is an IP address and a port")?;
     let ends = Instant::now() + Duration::from_secs(seconds.parse().context("SECONDS is a number")?);
@@ -155,7 +168,7 @@ fn client_socket(address: SocketAddr) -> Result<UdpSocket> {
 fn streams(address: SocketAddr, seed: u64, tally: &Tally) {
     let mut dice = Dice(seed);
     while tally.go_on() {
-        match TcpStream::connect(address) {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) => drop(converse(stream, &mut dice, tally)),
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
@@ -179,6 +192,55 @@ fn converse(stream: TcpStream, dice: &mut Dice, tally: &Tally) -> Result<()> {
     Ok(())
 }
 
+/// Sends a request and reads its reply.
+type Ask = dyn FnMut(&str, &mut Vec<u8>) -> Result<()>;
+
+/// Nanoseconds for one `get` of a value of `bytes`, and its reply.
+fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Result<u128> {
+    let value = "v".repeat(bytes);
+    let set = format!("set counted 0 0 {bytes}\r\n{value}\r\n");
+    let wanted = format!("VALUE counted 0 {bytes}\r\n{value}\r\nEND\r\n");
+    let mut ask: Box<Ask> = match transport {
+        "udp" => {
+            let socket = client_socket(address)?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            Box::new(move |text, reply| {
+                let datagram = [b"\0\x01\0\0\0\x01\0\0", text.as_bytes()].concat();
+                socket.send(&datagram)?;
+                reply.resize(2048, 0);
+                let len = socket.recv(reply)?;
+                reply.truncate(len);
+                reply.drain(..len.min(8));
+                Ok(())
+            })
+        }
+        _ => {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            Box::new(move |text, reply| {
+                stream.write_all(text.as_bytes())?;
+                reply.resize(2048, 0);
+                let len = stream.read(reply)?;
+                reply.truncate(len);
+                Ok(())
+            })
+        }
+    };
+    let mut reply = Vec::new();
+    ask(&set, &mut reply)?;
+    ensure!(reply == b"STORED\r\n", "a set was answered {:?}", String::from_utf8_lossy(&reply));
+    let mut started = Instant::now();
+    // The first round warms up.
+    for round in 0..=times {
+        if round == 1 {
+            started = Instant::now();
+        }
+        ask("get counted\r\n", &mut reply)?;
+        ensure!(reply == wanted.as_bytes(), "a get was answered {:?}", String::from_utf8_lossy(&reply));
+    }
+    Ok(started.elapsed().as_nanos() / u128::from(times.max(1)))
+}
+
 fn garbage(address: SocketAddr, tally: &Tally) {
     let Ok(socket) = client_socket(address) else { return };
     let mut dice = Dice(99);
@@ -200,7 +262,7 @@ fn garbage(address: SocketAddr, tally: &Tally) {
 fn broken(address: SocketAddr, tally: &Tally) {
     let mut dice = Dice(7);
     while tally.go_on() {
-        let Ok(mut stream) = TcpStream::connect(address) else {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         };

@@ -16,7 +16,6 @@ const PHP: &[(&str, &str)] = &[
 ];
 const TOXIPROXY: &str = "needs toxiproxy-server, which Debian does not have";
 const ON_THE_USUAL_PORT: &str = "-p 11211";
-const ON_A_SOCKET: &str = "-s {sockets}/memcached.sock";
 
 pub(super) fn suites() -> Vec<Suite> {
     vec![
@@ -106,7 +105,7 @@ fn bmemcached() -> Suite {
     Suite {
         name: "python-binary-memcached",
         needs: PYTHON,
-        servers: &[ON_THE_USUAL_PORT, "-p 5000", ON_A_SOCKET],
+        servers: &[ON_THE_USUAL_PORT, "-p 5000", "-s {sockets}/bmemcached.sock"],
         program: python,
         arguments: |_| words(&format!("{PYTEST} test")),
         environment: &[],
@@ -132,8 +131,8 @@ fn memcache_crate() -> Suite {
             "-p 12350 -Z -o ssl_key={sources}/memcache/tests/assets/localhost.key,ssl_chain_cert={sources}/memcache/tests/assets/localhost.crt",
             "-p 12351 -Z -o ssl_key={sources}/memcache/tests/assets/localhost.key,ssl_chain_cert={sources}/memcache/tests/assets/localhost.crt,ssl_verify_mode=2,ssl_ca_cert={sources}/memcache/tests/assets/RUST_MEMCACHE_TEST_CERT.crt",
             "-p 11211 -U 22345",
-            ON_A_SOCKET,
-            "-s {sockets}/memcached2.sock",
+            "-s {sockets}/crate.sock",
+            "-s {sockets}/crate2.sock",
         ],
         program: cargo,
         arguments: |_| words("test --offline --all-features --lib --tests --no-fail-fast"),
@@ -180,11 +179,9 @@ fn php_memcached() -> Suite {
     Suite {
         name: "php-memcached (our session)",
         needs: PHP,
-        servers: &[ON_THE_USUAL_PORT, ON_A_SOCKET],
+        servers: &[ON_THE_USUAL_PORT, "-s {sockets}/php.sock"],
         program: |_| "php".into(),
-        arguments: |sources| {
-            vec![sources.fill("{ours}/php_session.php"), sources.fill("{sockets}/memcached.sock")]
-        },
+        arguments: |sources| vec![sources.fill("{ours}/php_session.php"), sources.fill("{sockets}/php.sock")],
         environment: &[],
         folder: "",
         form: Form::Cargo,

@@ -74,7 +74,7 @@ impl Sources {
             }
             let tests = self.folder.join("python-binary-memcached/test");
             std::fs::write(tests.join("conftest.py"), &fixtures)?;
-            self.move_sockets(&tests)
+            self.move_sockets("bmemcached", "python-binary-memcached/test")
         })
     }
 
@@ -105,8 +105,8 @@ impl Sources {
             for (name, version) in [MEMCACHE_CRATE, ASYNC_CRATE] {
                 self.copy_crate(&metadata, name, version)?;
             }
-            self.move_sockets(&self.folder.join("memcache/tests"))?;
-            self.move_sockets(&self.folder.join("memcache/src"))
+            self.move_sockets("crate", "memcache/tests")?;
+            self.move_sockets("crate", "memcache/src")
         })?;
         for (name, _) in [MEMCACHE_CRATE, ASYNC_CRATE] {
             let mut build = cargo();
@@ -137,8 +137,10 @@ impl Sources {
         Ok(())
     }
 
-    fn move_sockets(&self, folder: &Path) -> Result<()> {
-        let ours = self.sockets.join("memcached");
+    /// Each client gets paths of its own: suites play at the same time.
+    fn move_sockets(&self, client: &str, folder: &str) -> Result<()> {
+        let ours = self.sockets.join(client);
+        let folder = self.folder.join(folder);
         for file in std::fs::read_dir(folder)? {
             let path = file?.path();
             if let Ok(text) = std::fs::read_to_string(&path)

@@ -42,6 +42,16 @@ impl Report {
         self.words.iter().filter(|(_, word)| **word == wanted).map(|(name, _)| name.as_str()).collect()
     }
 
+    /// What failed and passes in a second play has passed.
+    pub(super) fn after(mut self, second: &Report) -> Report {
+        for (name, word) in &mut self.words {
+            if *word == Word::Failed && second.words.get(name) == Some(&Word::Passed) {
+                *word = Word::Passed;
+            }
+        }
+        self
+    }
+
     /// A failure stays one, whatever is said of the test later.
     fn add(&mut self, name: &str, word: Word) {
         let entry = self.words.entry(name.to_owned()).or_insert(word);
@@ -150,6 +160,13 @@ mod tests {
         let report = Report::read(Form::Unittest, text);
         assert_eq!(report.to_string(), "2 passed, 1 failed, 1 skipped");
         assert!(report.names(Word::Failed).contains("test_d (cache.tests.A.test_d)"));
+    }
+
+    #[test]
+    fn what_passes_in_a_second_play_has_passed() {
+        let first = Report::read(Form::Cargo, "test a ... FAILED\ntest b ... FAILED\ntest c ... ok\n");
+        let second = Report::read(Form::Cargo, "test a ... ok\ntest b ... FAILED\ntest c ... FAILED\n");
+        assert_eq!(first.after(&second).to_string(), "2 passed, 1 failed, 0 skipped");
     }
 
     #[test]

@@ -60,18 +60,17 @@ impl Stage {
         let errors = self.folder.join(format!("server-{}.err", self.servers.len()));
         let mut command = self.network.command(&self.server);
         command.args(["-u", "root"]).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.stderr(File::create(&errors)?).spawn()?;
-        let id = child.id();
-        self.servers.push(child);
+        let mut child = command.stderr(File::create(&errors)?).spawn()?;
         let started = Instant::now();
-        while !is_listening(id, arguments) {
-            let ended = self.servers.last_mut().map(Child::try_wait).transpose()?.flatten();
-            if ended.is_some() || started.elapsed() > START_MAX {
+        while !is_listening(child.id(), arguments) {
+            if child.try_wait()?.is_some() || started.elapsed() > START_MAX {
+                end(&mut child);
                 let text = std::fs::read_to_string(&errors).unwrap_or_default();
-                bail!("`{} {}` did not start: {}", self.server.display(), arguments.join(" "), text.trim());
+                bail!("`{}` did not start: {}", arguments.join(" "), text.trim());
             }
             std::thread::sleep(START_STEP);
         }
+        self.servers.push(child);
         Ok(())
     }
 
@@ -90,12 +89,14 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for server in &mut self.servers {
-            // Both fail only when it has already gone.
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.servers.iter_mut().for_each(end);
     }
+}
+
+fn end(server: &mut Child) {
+    // Both fail only when it has already gone.
+    let _ = server.kill();
+    let _ = server.wait();
 }
 
 /// Does the process listen on the last port or path of its arguments? The process sees the tables of its own network.

@@ -6,6 +6,7 @@ use crate::run::{captured, program, root};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::process::Command;
+use unbuckle_tests::authority::Authority;
 use unbuckle_tests::server::{Address, Kind, Server, Target};
 use unbuckle_tests::transcript::Transport;
 
@@ -17,8 +18,9 @@ const CAPABLE_EXCEPTIONS: [&str; 2] = ["ascii delete noreply", "ascii delete"];
 const LIBMEMCACHED: &str = "apt-get install libmemcached-tools";
 const PYTHON: &str = "apt-get install python3-venv python3-dev libmemcached-dev gcc, and a way to PyPI";
 
-pub(super) const TITLES: [&str; 6] = [
+pub(super) const TITLES: [&str; 7] = [
     "session: pymemcache",
+    "session: pymemcache over TLS",
     "session: pylibmc",
     "tool: memccapable -a",
     "tool: memccapable -b",
@@ -62,9 +64,18 @@ fn started(target: &Target, transport: Transport) -> Result<(Server, u16)> {
 }
 
 fn session(target: &Target, python: &Path, client: &str) -> Result<()> {
-    let (mut server, port) = started(target, Transport::Tcp)?;
+    let (client, transport) = match client.strip_suffix(" over TLS") {
+        Some(client) => (client, Transport::Tls),
+        None => (client, Transport::Tcp),
+    };
+    let (mut server, port) = started(target, transport)?;
     let script = root().join("tests/clients").join(format!("{client}_session.py"));
-    captured(Command::new(python).arg(script).arg(port.to_string()))?;
+    let mut command = Command::new(python);
+    command.arg(script).arg(port.to_string());
+    if transport == Transport::Tls {
+        command.arg(Authority::shared()?.certificate("ca"));
+    }
+    captured(&mut command)?;
     still_running(&mut server)
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) programs: Vec<PathBuf>,
     pub(crate) memory_mb: u32,
     pub(crate) seconds_max: u32,
+    /// One processor, whose clock counts instructions: a nanosecond each.
+    pub(crate) counts_instructions: bool,
 }
 
 impl Machine<'_> {
@@ -54,7 +56,12 @@ impl Machine<'_> {
         let (console, results) = (place.join("console.log"), place.join("results.log"));
         let mut machine = Command::new("timeout");
         machine.arg(self.seconds_max.to_string()).arg("qemu-system-x86_64");
-        machine.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", &self.memory_mb.to_string()]);
+        if self.counts_instructions {
+            machine.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]);
+        } else {
+            machine.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
+        }
+        machine.args(["-m", &self.memory_mb.to_string()]);
         // Emulated byte by byte, the fast string instructions are the slow ones.
         machine.args(["-cpu", "max,-erms,-fsrm", "-nodefaults", "-display", "none", "-no-reboot"]);
         machine.arg("-serial").arg(format!("file:{}", console.display()));
@@ -88,6 +95,8 @@ impl Machine<'_> {
         let busybox = captured(Command::new("sh").args(["-c", "command -v busybox"]))?;
         fs::copy(busybox.trim(), tree.join("bin/busybox"))?;
         symlink("busybox", tree.join("bin/sh"))?;
+        fs::write(tree.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n")?;
+        fs::write(tree.join("etc/group"), "root:x:0:\n")?;
         fs::copy(source().join("vm/init"), tree.join("init"))?;
         fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
         fs::copy(&self.script, tree.join("test.sh"))?;
@@ -97,6 +106,11 @@ impl Machine<'_> {
         for program in &self.programs {
             let name = program.file_name().context("a program without a name")?;
             captured(Command::new("strip").arg("-o").arg(tree.join("bin").join(name)).arg(program))?;
+            for library in libraries(program) {
+                let place = tree.join(library.strip_prefix("/").unwrap_or(&library));
+                fs::create_dir_all(place.parent().unwrap_or(&tree))?;
+                fs::copy(&library, &place).with_context(|| format!("copying {}", library.display()))?;
+            }
         }
         let disk = place.join("disk.gz");
         let pack = format!(
@@ -109,4 +123,11 @@ impl Machine<'_> {
         fs::remove_dir_all(&tree)?;
         Ok(disk)
     }
+}
+
+/// What a program is linked with, its loader included; nothing, if it is static.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let text = captured(Command::new("ldd").arg(program)).unwrap_or_default();
+    let words = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    words.map(PathBuf::from).collect()
 }

@@ -21,12 +21,12 @@ use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
 use unbuckle_wire::binary::{
     Command, Frame, Framing, Header, Parts, REPLY_BYTES_MAX, Status, VERSION, check_lengths, decode, frame,
-    write_reply,
+    is_open, write_reply,
 };
 
 impl Engine<'_, '_> {
-    /// Serves the frame at the front of the input, if it is there.
-    #[inline]
+    /// Serves the frame at the front of the input, if it is there. Not inlined: text requests shall not pay for its stack.
+    #[inline(never)]
     pub(crate) fn frame(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>) -> Step {
         let rest = turn.rest();
         if rest.is_empty() {
@@ -53,11 +53,10 @@ impl Engine<'_, '_> {
         if let Err(status) = check_lengths(&frame.header) {
             return Self::refuse_frame(turn, frame, status);
         }
-        let command = decode(frame);
-        if !session.authentication.done && !command.is_open() {
+        if !session.authentication.done && !is_open(&frame.header) {
             return Self::refuse_frame(turn, frame, Status::AuthError);
         }
-        self.command(session, turn, frame, &command)
+        self.command(session, turn, frame, &decode(frame))
     }
 
     fn command(

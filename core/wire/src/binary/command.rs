@@ -80,12 +80,10 @@ pub enum Command<'a> {
     Malformed(Status),
 }
 
-impl Command<'_> {
-    /// May be asked for before authentication.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        matches!(self, Command::SaslList | Command::Sasl { .. } | Command::Version)
-    }
+/// Whether this may be asked for before authentication.
+#[must_use]
+pub fn is_open(header: &Header) -> bool {
+    matches!(header.opcode, op::SASL_LIST | op::SASL_AUTH | op::SASL_STEP | op::VERSION)
 }
 
 /// Whether a header's lengths fit each other, which is looked at before anything else. Else how it is answered.

@@ -12,7 +12,7 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Arithmetic, Command, Store, check_lengths, decode};
+pub use command::{Arithmetic, Command, Store, check_lengths, decode, is_open};
 pub use reply::{Parts, ReplyHeader, value_front, write_reply};
 
 use crate::KEY_BYTES_MAX;
