@@ -4,6 +4,7 @@
 //! a slower machine would change.
 
 use crate::server::Address;
+use crate::tls::{Identity, TlsStream};
 use crate::transcript::Transport;
 use anyhow::{Context, Result, bail};
 use std::io::{ErrorKind, Read, Write};
@@ -20,6 +21,7 @@ const FRAME_BYTES: usize = 8;
 #[derive(Debug)]
 enum Wire {
     Tcp(TcpStream),
+    Tls(Box<TlsStream>),
     Unix(UnixStream),
     Udp(UdpSocket),
 }
@@ -42,6 +44,7 @@ impl Connection {
         let wire = match (address, transport) {
             (Address::Path(path), _) => Wire::Unix(UnixStream::connect(path)?),
             (Address::Port(port), Transport::Udp | Transport::Datagram) => Wire::Udp(greeted(*port)?),
+            (Address::Port(port), Transport::Tls) => Wire::Tls(Box::new(Identity::plain()?.connect(*port)?)),
             (Address::Port(port), _) => {
                 let stream = TcpStream::connect(port)?;
                 stream.set_nodelay(true)?;
@@ -50,6 +53,7 @@ impl Connection {
         };
         match &wire {
             Wire::Tcp(stream) => stream.set_read_timeout(Some(ANSWER_MAX))?,
+            Wire::Tls(stream) => stream.socket().set_read_timeout(Some(ANSWER_MAX))?,
             Wire::Unix(stream) => stream.set_read_timeout(Some(ANSWER_MAX))?,
             Wire::Udp(socket) => socket.set_read_timeout(Some(ANSWER_MAX))?,
         }
@@ -88,6 +92,7 @@ impl Connection {
                 bytes.chunks(1).try_for_each(|byte| stream.write_all(byte))
             }
             Wire::Tcp(stream) => stream.write_all(&bytes),
+            Wire::Tls(stream) => stream.write_all(&bytes).and_then(|()| stream.flush()),
             Wire::Unix(stream) => stream.write_all(&bytes),
             Wire::Udp(socket) if self.transport == Transport::Datagram => socket.send(&bytes).map(|_| ()),
             Wire::Udp(socket) => {
@@ -134,6 +139,7 @@ impl Connection {
         let mut buffer = vec![0; 1 << 16];
         let read = match &mut self.wire {
             Wire::Tcp(stream) => stream.read(&mut buffer),
+            Wire::Tls(stream) => stream.read(&mut buffer),
             Wire::Unix(stream) => stream.read(&mut buffer),
             Wire::Udp(socket) => socket.recv(&mut buffer),
         };
@@ -168,8 +174,9 @@ impl Connection {
 
     pub fn finish(&mut self) -> Result<()> {
         self.flush()?;
-        match &self.wire {
+        match &mut self.wire {
             Wire::Tcp(stream) => stream.shutdown(Shutdown::Write)?,
+            Wire::Tls(stream) => stream.finish()?,
             Wire::Unix(stream) => stream.shutdown(Shutdown::Write)?,
             Wire::Udp(_) => bail!("a datagram socket has no half to close"),
         }

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 
 /// Plays `case` on a server of its own.
 pub fn play(case: &Case, target: &Target, transport: Transport) -> Result<()> {
-    let users = case.users.as_ref();
-    let mut server = Server::start_guarded(target, &case.options, users, transport, case.moves_time())?;
+    let mut server = Server::start_for(target, case, transport)?;
     let mut player = Player::new(&server, transport)?;
     let played = player.steps(&case.steps).and_then(|()| player.check_quiet());
     if let Some(status) = server.ended() {

@@ -13,6 +13,8 @@ pub enum Transport {
     Tcp,
     /// TCP, one byte a segment: the parser meets every possible cut.
     Drip,
+    /// TCP under TLS.
+    Tls,
     Unix,
     /// What is sent goes in one framed datagram, and replies are read without their frames.
     Udp,
@@ -21,13 +23,20 @@ pub enum Transport {
 }
 
 impl Transport {
-    pub const ALL: [Transport; 5] =
-        [Transport::Tcp, Transport::Drip, Transport::Unix, Transport::Udp, Transport::Datagram];
+    pub const ALL: [Transport; 6] = [
+        Transport::Tcp,
+        Transport::Drip,
+        Transport::Tls,
+        Transport::Unix,
+        Transport::Udp,
+        Transport::Datagram,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Transport::Tcp => "tcp",
             Transport::Drip => "drip",
+            Transport::Tls => "tls",
             Transport::Unix => "unix",
             Transport::Udp => "udp",
             Transport::Datagram => "datagram",
@@ -35,10 +44,9 @@ impl Transport {
     }
 
     pub fn named(name: &str) -> Result<Transport> {
-        Transport::ALL
-            .into_iter()
-            .find(|transport| transport.name() == name)
-            .with_context(|| format!("expected a transport (tcp, drip, unix, udp or datagram), got `{name}`"))
+        Transport::ALL.into_iter().find(|transport| transport.name() == name).with_context(|| {
+            format!("expected a transport (tcp, drip, tls, unix, udp or datagram), got `{name}`")
+        })
     }
 }
 
@@ -107,10 +115,34 @@ const UDP_REQUEST_BYTES_MAX: usize = 1392;
 /// More is not worth sending one byte at a time.
 const DRIP_BYTES_MAX: usize = 3000;
 
+/// A number of `stats` that a reset does not set back.
+fn is_level(name: &str) -> bool {
+    !["cmd_", "get_", "delete_", "incr_", "decr_", "cas_", "touch_"]
+        .iter()
+        .any(|start| name.starts_with(start))
+}
+
+/// Commands that ask for statistics, or change settings that outlive their connection.
+fn names_an_instance(line: &[u8]) -> bool {
+    let words: [&[u8]; 4] = [b"stats", b"cache_memlimit", b"verbosity", b"lru_crawler"];
+    words.iter().any(|word| line.starts_with(word))
+}
+
 impl Case {
     /// Does the case need a clock that can be moved?
     pub fn moves_time(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Time(_)))
+    }
+
+    /// Can the case tell a server that was emptied, and whose counters were reset, from a new one?
+    pub fn sees_the_past(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Stat { group, name, .. } => !group.is_empty() || is_level(name),
+            Step::Send(pieces) => {
+                pieces.iter().any(|piece| matches!(piece, Piece::Bytes(bytes) if names_an_instance(bytes)))
+            }
+            _ => false,
+        })
     }
 
     pub fn fits(&self, transport: Transport) -> bool {
@@ -121,7 +153,7 @@ impl Case {
             return false;
         }
         match transport {
-            Transport::Tcp | Transport::Unix => true,
+            Transport::Tcp | Transport::Tls | Transport::Unix => true,
             Transport::Drip => self.sent_bytes() <= DRIP_BYTES_MAX,
             Transport::Udp => self.fits_udp(),
             Transport::Datagram => false,

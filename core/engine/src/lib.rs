@@ -11,7 +11,8 @@
 //!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
 //! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
 //!
-//! Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for `mg`, `binary/retrieval.rs` for frames. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
+//! What a request does can be watched: `observe.rs`. Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for
+//! `mg`, `binary/retrieval.rs` for frames. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
 
 #[cfg(any(test, fuzzing))]
@@ -26,22 +27,27 @@ mod classic;
 mod counters;
 mod expiry;
 mod meta;
+mod observe;
 mod session;
 
 pub use authentication::Gate;
 pub use counters::{Counter, Counters};
+pub use observe::{Event, Facts, Observer, StoreOutcome, Storing};
 pub use session::Session;
 
 use core::ops::ControlFlow;
 use expiry::Clock;
 use session::Phase;
-use unbuckle_store::Worker;
+use unbuckle_store::{Item, Walk, Worker};
 use unbuckle_wire::binary::REQUEST_MAGIC;
 
 /// An output of at least this many free bytes always lets `serve` make progress (one whole inline value and its header).
 pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
 /// Unconsumed input that a door must be able to hold: the longest line that is waited for, or a line and an inline value.
 pub const INPUT_BYTES_MIN: usize = unbuckle_wire::text::STREAM_BYTES_MIN;
+
+/// Inputs that [`Engine::anticipate`] looks at.
+pub const ANTICIPATED_MAX: usize = 8;
 
 /// Values that a read-modify-write reads: inline ones, with the spare word that copies need.
 const SCRATCH_BYTES: usize = (16 << 10) + 64;
@@ -171,6 +177,7 @@ pub struct Engine<'s, 'r> {
     settings: Settings,
     clock: Clock,
     counters: &'s Counters,
+    observer: Option<&'s dyn Observer>,
     scratch: [u8; SCRATCH_BYTES],
     /// Who may come in; `None`: everybody.
     gate: Option<&'s dyn Gate>,
@@ -180,7 +187,15 @@ impl<'s, 'r> Engine<'s, 'r> {
     /// `counters` are this thread's own; the door keeps them where it can sum them over threads.
     #[must_use]
     pub fn new(worker: Worker<'s, 'r>, settings: Settings, counters: &'s Counters) -> Self {
-        Self { worker, settings, clock: Clock::default(), counters, scratch: [0; SCRATCH_BYTES], gate: None }
+        Self {
+            worker,
+            settings,
+            clock: Clock::default(),
+            counters,
+            observer: None,
+            scratch: [0; SCRATCH_BYTES],
+            gate: None,
+        }
     }
 
     /// From now on, connections are served only once they have authenticated. Where the protocol is negotiated, a text
@@ -220,6 +235,21 @@ impl<'s, 'r> Engine<'s, 'r> {
             if let ControlFlow::Break(next) = step {
                 return Served { consumed: turn.at, requests: turn.requests, next };
             }
+        }
+    }
+
+    /// A hint, given before `serve` is called for each of these inputs in turn: asks for the memory that the first
+    /// request of each will touch. The touches overlap; one by one each would be waited for.
+    pub fn anticipate<'i>(&self, inputs: impl Iterator<Item = &'i [u8]>) {
+        let mut keys = [None; ANTICIPATED_MAX];
+        for (slot, input) in keys.iter_mut().zip(inputs) {
+            *slot = unbuckle_wire::text::likely_key(input).and_then(|key| self.worker.key(key));
+            if let Some(key) = slot {
+                self.worker.prefetch_line(key);
+            }
+        }
+        for key in keys.iter().flatten() {
+            self.worker.prefetch_item(key);
         }
     }
 
@@ -265,6 +295,11 @@ impl<'s, 'r> Engine<'s, 'r> {
     #[must_use]
     pub fn counters(&self) -> &'s Counters {
         self.counters
+    }
+
+    /// One step of a walk over all items: see [`Worker::walk`].
+    pub fn walk(&mut self, walk: &mut Walk, see: impl FnMut(&Item<'_>)) {
+        self.worker.walk(walk, see);
     }
 
     /// The store's side of this thread.

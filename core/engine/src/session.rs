@@ -121,6 +121,8 @@ pub struct Session {
     pub(crate) sending: Option<Sending>,
     /// `Some` exactly in [`Phase::Receiving`].
     pub(crate) receiving: Option<Receiving>,
+    /// The client has said that it goes.
+    pub(crate) quit: bool,
     /// The connection's protocol, unless that is still to be found out.
     pub(crate) binary: bool,
     pub(crate) authentication: Authentication,
@@ -137,6 +139,12 @@ pub(crate) struct Authentication {
 }
 
 impl Session {
+    /// The close that the engine asks for is the client's own wish.
+    #[must_use]
+    pub fn has_quit(&self) -> bool {
+        self.quit
+    }
+
     /// True between requests: nothing of a request is held, and nothing of a reply is owed.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -33,7 +33,7 @@ pub(crate) struct Crawl {
     /// Earliest expiry met in the page so far.
     earliest: AtomicU32,
     /// Pages still to be looked at whatever their earliest expiry says (after a flush).
-    everything: AtomicU32,
+    pub(crate) everything: AtomicU32,
 }
 
 impl Crawl {
@@ -59,8 +59,8 @@ pub(crate) struct Sweep {
     phase: AtomicU32,
     line: AtomicU64,
     /// Second and size of the index at the last one's end.
-    last_s: AtomicU32,
-    last_lines: AtomicU64,
+    pub(crate) last_s: AtomicU32,
+    pub(crate) last_lines: AtomicU64,
 }
 
 impl<'s, 'r> Worker<'s, 'r> {
@@ -176,7 +176,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(line.mark(slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Reclaimed);
+            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Crawled);
             self.count(Count::CrawlerReclaimed);
         }
     }

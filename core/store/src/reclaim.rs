@@ -12,7 +12,7 @@ use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
 use crate::log::{Body, Lane, Need};
-use crate::pages::{NONE, Page, RESERVE};
+use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
 use crate::{Refused, Store, Worker};
 use unbuckle_layout::item::{self, Head};
@@ -250,6 +250,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             } else {
                 // Whoever unlinks from it does not get to run: later, then.
                 held.remove(number);
+                store.note_page(number, page.used_for());
                 held.push(number);
             }
             drop(held);
@@ -263,6 +264,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let spared = if mostly_spared { state.spared_pages.load(Ordering::Relaxed) + 1 } else { 0 };
         state.spared_pages.store(spared, Ordering::Relaxed);
         state.exhausted.store(0, Ordering::Relaxed);
+        store.note_page(number, Use::Free);
         store.pool.give(store.pages, number, store.relax);
         Step::Freed
     }
@@ -279,7 +281,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         let compact = store.reclaim.mode.load(Ordering::Relaxed) == Mode::Compact as u32;
         let lane = match page.used_for() {
-            crate::pages::Use::Main => Lane::Main,
+            Use::Main => Lane::Main,
             _ => Lane::Small,
         };
         let strictness = (store.reclaim.spared_pages.load(Ordering::Relaxed) / SPARED_PAGES).min(3) as u8;
@@ -316,6 +318,9 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         if why == Count::Reclaimed && !access.fetched() {
             self.count(Count::ExpiredUnfetched);
+        }
+        if why == Count::Evictions {
+            self.report_eviction(offset, &head, access);
         }
         let ghost = if lane == Lane::Small && why == Count::Evictions { index::ghost(hash) } else { 0 };
         let words = store.item_bytes(offset, &head) / 8;

@@ -2,7 +2,7 @@
 //!
 //! All groups that the text protocol has are served, also those that 1.6.45 keeps from binary clients.
 
-use super::{general, stats};
+use super::{Asker, general, stats};
 use crate::shared::Shared;
 use unbuckle_wire::binary::{Frame, Framing, Parts, REPLY_BYTES_MAX, Status, frame, write_reply};
 
@@ -10,13 +10,14 @@ use unbuckle_wire::binary::{Frame, Framing, Parts, REPLY_BYTES_MAX, Status, fram
 pub(super) fn stat(bytes: &[u8], shared: &Shared<'_>, now_s: u32, reply: &mut Vec<u8>) {
     let Framing::Frame(request) = frame(bytes) else { return };
     let mut lines = Vec::new();
+    let mut group = |arguments: &[&[u8]]| lines_of(arguments, shared, now_s, &mut lines);
     match request.key {
         key if key.starts_with(b"reset") => general::reset(shared),
-        key if key.starts_with(b"settings") => stats(&[b"settings"], shared, now_s, &mut lines),
+        key if key.starts_with(b"settings") => group(&[b"settings"]),
         key if key.starts_with(b"detail") => return detail(&request, shared, now_s, reply),
-        b"" => stats(&[], shared, now_s, &mut lines),
+        b"" => group(&[]),
         key if key.contains(&b' ') => return put_error(&request, reply),
-        key => stats(&[key], shared, now_s, &mut lines),
+        key => group(&[key]),
     }
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -30,6 +31,15 @@ pub(super) fn stat(bytes: &[u8], shared: &Shared<'_>, now_s: u32, reply: &mut Ve
     put(&request, Parts::default(), reply);
 }
 
+/// What the text protocol answers. Dumps are not made for frames: they are errors here.
+fn lines_of(arguments: &[&[u8]], shared: &Shared<'_>, now_s: u32, lines: &mut Vec<u8>) {
+    let asker = Asker { now_s, worker: None, replies_wait: false };
+    if let Ok(last) = stats(arguments, shared, &asker, lines) {
+        lines.extend_from_slice(last);
+        lines.extend_from_slice(b"\r\n");
+    }
+}
+
 /// Per-prefix statistics are one value.
 fn detail(request: &Frame<'_>, shared: &Shared<'_>, now_s: u32, reply: &mut Vec<u8>) {
     let mut text = Vec::new();
@@ -40,7 +50,7 @@ fn detail(request: &Frame<'_>, shared: &Shared<'_>, now_s: u32, reply: &mut Vec<
         [b'o', b'f', b'f', ..] => b"off",
         _ => return put_error(request, reply),
     };
-    stats(&[b"detail", topic], shared, now_s, &mut text);
+    lines_of(&[b"detail", topic], shared, now_s, &mut text);
     if text.starts_with(b"CLIENT_ERROR") || text.starts_with(b"SERVER_ERROR") {
         return put_error(request, reply);
     }

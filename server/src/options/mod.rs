@@ -6,12 +6,14 @@
 mod addresses;
 mod extended;
 mod flags;
+mod tls;
 
-pub use addresses::{Cidr, ListenAddress};
+pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::Extended;
 use flags::{Found, Id, Takes};
 use std::ffi::OsString;
 use std::path::PathBuf;
+pub use tls::{KeyFormat, TlsOptions, TlsVersion, VerifyMode};
 
 /// Exit codes of sysexits.h, as memcached uses them.
 pub mod exit {
@@ -83,6 +85,8 @@ pub struct Options {
     pub connections_max: u32,
     pub backlog: i32,
     pub lock_memory: bool,
+    /// Where the cache is kept across restarts. Absolute: a daemon leaves its directory.
+    pub memory_file: Option<PathBuf>,
     pub verbosity: u32,
     pub growth_factor: f64,
     /// Key, value and flags that the smallest size class holds.
@@ -103,6 +107,8 @@ pub struct Options {
     pub watch_enabled: bool,
     /// Clients may move the clock.
     pub debug_time: bool,
+    /// `-Z`
+    pub tls_enabled: bool,
     pub extended: Extended,
     /// Lines for standard error: what was accepted without effect.
     pub notes: Vec<String>,
@@ -128,6 +134,7 @@ impl Default for Options {
             connections_max: 1024,
             backlog: 1024,
             lock_memory: false,
+            memory_file: None,
             verbosity: 0,
             growth_factor: 1.25,
             chunk_bytes_min: 48,
@@ -144,6 +151,7 @@ impl Default for Options {
             dump_enabled: true,
             watch_enabled: true,
             debug_time: false,
+            tls_enabled: false,
             extended: Extended::default(),
             notes: Vec::new(),
         }
@@ -220,7 +228,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, R
     if !any {
         options.listen = vec![ListenAddress::host("localhost")];
     }
-    check(&mut options, &seen)?;
+    check(&mut options, &seen, any)?;
     Ok(Command::Run(Box::new(options)))
 }
 
@@ -327,13 +335,12 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::Extended => options.extended.apply(value, &mut options.notes)?,
         Id::Sasl => options.sasl = true,
         Id::AuthFile => options.auth_file = Some(PathBuf::from(value)),
-        Id::Tls => {
-            return Err(Refusal::usage(
-                "this server has no TLS yet: it will not run in the clear where you asked for it",
-            ));
-        }
+        Id::Tls => options.tls_enabled = true,
         Id::MemoryFile => {
-            options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned());
+            options.memory_file = Some(
+                std::path::absolute(value)
+                    .map_err(|error| Refusal::usage(format!("-e: not a path, \"{value}\": {error}")))?,
+            );
         }
         Id::NapiIds => options.notes.push("-N: accepted, has no effect here".to_owned()),
         Id::Help | Id::Version | Id::Licence => {}
@@ -342,7 +349,7 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
 }
 
 /// Rules that span flags, in memcached's order.
-fn check(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
+fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refusal> {
     if options.item_bytes_max < 1024 {
         return Err(Refusal::usage("-I: the largest item cannot be below 1024 bytes"));
     }
@@ -359,6 +366,7 @@ fn check(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
     if options.udp_port.is_some() && !seen.tcp_port {
         options.tcp_port = options.udp_port;
     }
+    check_tls(options)?;
     if options.unix_socket.is_some() {
         options.tcp_port = None;
         options.udp_port = None;
@@ -366,8 +374,33 @@ fn check(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
         options
             .notes
             .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
+    } else if !any_flag {
+        // Whoever starts it like this is new here, and would see nothing at all.
+        options.notes.push("listening on loopback, port 11211, with 64 MB; -h lists the options".to_owned());
     }
     Ok(())
+}
+
+/// `-l` and `-Z` may stand in any order, so that this is known only at the end.
+fn check_tls(options: &mut Options) -> Result<(), Refusal> {
+    if !options.tls_enabled {
+        if options.listen.iter().any(|address| address.protection != Protection::default()) {
+            return Err(Refusal::usage("-l: notls:, btls: and mtls: are valid only with TLS (-Z)"));
+        }
+        if options.extended.tls.is_set() {
+            options.notes.push("the ssl_ options of -o have no effect without -Z".to_owned());
+        }
+        return Ok(());
+    }
+    if options.tcp_port.is_none() {
+        return Err(Refusal::usage("-Z: TLS needs a TCP port (-p)"));
+    }
+    if options.unix_socket.is_some() {
+        options.notes.push("-Z: a unix socket is served in the clear".to_owned());
+    } else if options.udp_port.is_some() {
+        options.notes.push("-Z: UDP is served in the clear; -U 0 turns it off".to_owned());
+    }
+    options.extended.tls.check(&mut options.notes)
 }
 
 /// Whoever has to authenticate speaks the protocol in which that is possible, and none without connections.
@@ -487,7 +520,7 @@ mod tests {
         assert_eq!(options.listen, [ListenAddress::host("localhost")]);
         assert_eq!((options.tcp_port, options.udp_port), (Some(11211), None));
         assert_eq!(options.memory_bytes, 64 << 20);
-        assert!(options.notes.is_empty());
+        assert!(matches!(&options.notes[..], [note] if note.contains("loopback, port 11211, with 64 MB")));
     }
 
     #[test]
@@ -522,7 +555,17 @@ mod tests {
         for line in ["-c 0", "-c -1", "-t 0", "-R 0", "-f 1", "-n 0", "-Q", "--fooble", "-o fooble", "-p"] {
             assert_eq!(run(line).unwrap_err().exit_code, 1, "{line}");
         }
-        for line in ["-B http", "-I 1000", "-I 256m", "-m 0", "-m x", "-Z", "-U 65536"] {
+        for line in [
+            "-B http",
+            "-I 1000",
+            "-I 256m",
+            "-m 0",
+            "-m x",
+            "-Z",
+            "-Z -p 0 -o ssl_chain_cert=a",
+            "-l notls:a",
+            "-U 65536",
+        ] {
             assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
         }
     }
@@ -556,8 +599,8 @@ mod tests {
 
     #[test]
     fn recognised_but_harmless_flags_are_noted() {
-        let options = run("-l 127.0.0.1 -e /tmp/file -N 2 -X -W").unwrap();
-        assert_eq!(options.notes.len(), 2, "{:?}", options.notes);
+        let options = run("-l 127.0.0.1 -N 2 -X -W").unwrap();
+        assert_eq!(options.notes.len(), 1, "{:?}", options.notes);
         assert!(!options.dump_enabled && !options.watch_enabled);
     }
 }

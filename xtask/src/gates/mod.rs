@@ -4,7 +4,7 @@
 
 mod bpf;
 mod kernel;
-mod symbols;
+pub(crate) mod symbols;
 
 use crate::outcome::Outcome;
 

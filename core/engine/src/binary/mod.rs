@@ -77,6 +77,7 @@ impl Engine<'_, '_> {
             Command::Noop => turn.put_frame(header, Status::Ok, Parts::default(), 0),
             Command::Version => turn.put_frame(header, Status::Ok, Parts::value(VERSION), 0),
             Command::Quit { quiet } => {
+                session.quit = true;
                 turn.finish_frame(header, quiet, 0);
                 turn.finish(frame.front_len(), b"", true);
                 return Break(Next::Close);

@@ -31,6 +31,7 @@ impl Engine<'_, '_> {
         arithmetic: &Arithmetic<'_>,
     ) {
         let Some(key) = self.worker.key(arithmetic.key) else { return };
+        self.tell_lookup(&key);
         match self.count_frame(&key, header, arithmetic) {
             Ok(_) if arithmetic.quiet => (),
             Ok((number, cas)) => {
@@ -97,16 +98,22 @@ impl Engine<'_, '_> {
         quiet: bool,
     ) {
         let Some(key) = self.worker.key(key) else { return };
+        let item = self.tell_lookup(&key);
         match self.worker.delete(&key, self.expected(header)) {
             Deleted::Deleted => {
+                self.tell_deleted(&key, item, false);
                 self.counters.delete_hits.add(1);
                 turn.finish_frame(header, quiet, 0);
             }
             Deleted::NotFound => {
+                self.tell_deleted(&key, None, false);
                 self.counters.delete_misses.add(1);
                 turn.put_error(header, Status::NotFound);
             }
-            Deleted::Exists => turn.put_error(header, Status::Exists),
+            Deleted::Exists => {
+                self.tell_deleted(&key, None, false);
+                turn.put_error(header, Status::Exists);
+            }
         }
     }
 
@@ -119,6 +126,7 @@ impl Engine<'_, '_> {
         exptime: u32,
     ) {
         let Some(key) = self.worker.key(key) else { return };
+        self.tell_lookup(&key);
         let expiry = self.clock.expiry_unsigned(exptime);
         let mut flags = 0u32;
         let rewritten = self.worker.rewrite(&key, &mut [], |item, _| {

@@ -3,7 +3,9 @@
 //! A value that fits an inline item is taken when all of it is there; a longer one goes into the store as it arrives. No line
 //! end follows it.
 
+use crate::classic::storage::storing;
 use crate::classic::storage::{NotJoined, new_item};
+use crate::observe::{Facts, StoreOutcome, Storing};
 use crate::session::{KeyBytes, Phase, Purpose, Receiving, Session};
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
@@ -52,7 +54,9 @@ impl Engine<'_, '_> {
         } else if value_len <= self.worker.inline_value_bytes_max() {
             let value = turn.rest().get(frame.front_len()..).and_then(|value| value.get(..value_len));
             let Some(value) = value else { return Break(Next::Input) };
+            self.tell_lookup(&key);
             let outcome = self.store_frame(&storage, &key, value);
+            self.tell_frame_stored(&storage, &key, &outcome, value_len as u64);
             self.answer_storage(turn, &storage, &key, outcome);
             turn.finish(frame.front_len().wrapping_add(value_len), b"", true);
             return Continue(());
@@ -73,6 +77,7 @@ impl Engine<'_, '_> {
                 Err(refused) => refused,
             }
         };
+        self.tell_stored(&key, storing(storage.verb), refused, Facts::default());
         self.answer_storage(turn, &storage, &key, Err(Fault::Refused(refused)));
         Self::finish_front(session, turn, frame);
         Continue(())
@@ -107,6 +112,8 @@ impl Engine<'_, '_> {
         let Some(key) = self.worker.key(key.as_slice()) else {
             return self.worker.abort_upload(upload);
         };
+        self.tell_lookup(&key);
+        let value_len = upload.value_len();
         let expected = self.expected_storage(&storage.header);
         let outcome = match storage.verb {
             StoreVerb::Append => joined(self.join_upload(upload, &key, Side::After, expected)),
@@ -120,6 +127,7 @@ impl Engine<'_, '_> {
                 }
             }
         };
+        self.tell_frame_stored(storage, &key, &outcome, value_len);
         self.answer_storage(turn, storage, &key, outcome);
         turn.finish(0, b"", true);
     }
@@ -128,6 +136,18 @@ impl Engine<'_, '_> {
     pub(crate) fn break_off_binary(turn: &mut Turn<'_, '_, '_>, storage: &Storage) {
         turn.put_frame(&storage.header, Status::OutOfMemory, Parts::value(NO_MEMORY_FOR_REST), 0);
         turn.finish(0, b"", true);
+    }
+
+    fn tell_frame_stored(&mut self, storage: &Storage, key: &Key<'_>, outcome: &Outcome, value_len: u64) {
+        let told = match outcome {
+            Ok(_) => StoreOutcome::Stored,
+            Err(Fault::Refused(refused)) => (*refused).into(),
+            Err(Fault::Status(Status::NotFound)) => StoreOutcome::NotFound,
+            Err(Fault::Status(Status::Exists)) => StoreOutcome::Exists,
+            Err(Fault::Status(_)) => StoreOutcome::NotStored,
+        };
+        let command = if storage.header.cas == 0 { storing(storage.verb) } else { Storing::Cas };
+        self.tell_stored(key, command, told, Facts::sent(value_len, storage.expiry));
     }
 
     fn answer_storage(

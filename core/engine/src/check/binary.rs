@@ -350,7 +350,7 @@ impl Model {
         expected: &mut Vec<Reply>,
     ) {
         let (delta, initial) = (u64::from(numbers.next()), u64::from(numbers.next()));
-        let create = numbers.next() % 4 != 0;
+        let create = !numbers.next().is_multiple_of(4);
         let mut extras = [delta.to_be_bytes(), initial.to_be_bytes()].concat();
         extras.extend(if create { [0; 4] } else { [0xff; 4] });
         let opcode = if incr { 0x05 } else { 0x06 } + if quiet { 0x10 } else { 0 };

@@ -70,6 +70,7 @@ impl Engine<'_, '_> {
         line: &'d mut [u8; NUMBER_LINE_BYTES],
     ) -> &'d [u8] {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
+        self.tell_lookup(&key);
         let mut outcome = 0;
         let rewritten = self.worker.rewrite(&key, &mut self.scratch, |item, scratch| {
             let change;
@@ -93,12 +94,15 @@ impl Engine<'_, '_> {
 
     pub(super) fn delete(&mut self, key: &[u8]) -> &'static [u8] {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
+        let item = self.tell_lookup(&key);
         match self.worker.delete(&key, None) {
             Deleted::Deleted => {
+                self.tell_deleted(&key, item, false);
                 self.counters.delete_hits.add(1);
                 reply::DELETED
             }
             Deleted::NotFound | Deleted::Exists => {
+                self.tell_deleted(&key, None, false);
                 self.counters.delete_misses.add(1);
                 reply::NOT_FOUND
             }
@@ -107,6 +111,7 @@ impl Engine<'_, '_> {
 
     pub(super) fn touch(&mut self, key: &[u8], exptime: i32) -> &'static [u8] {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
+        self.tell_lookup(&key);
         let expiry = self.clock.expiry(exptime);
         let rewritten = self.worker.rewrite(&key, &mut [], |item, _| {
             Ok::<_, core::convert::Infallible>(Rewrite { expiry: Some(expiry), ..unchanged(item) })

@@ -5,6 +5,7 @@
 //! value must be `\r\n`; if they are not, memcached takes what follows *them* for the next request, and so do we.
 
 use super::single::unchanged;
+use crate::observe::{Facts, StoreOutcome, Storing};
 use crate::session::{KeyBytes, Phase, Purpose, Receiving, Session};
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
@@ -63,15 +64,22 @@ impl Engine<'_, '_> {
 
     #[inline]
     fn store_inline(&mut self, store: &Store<'_>, key: &Key<'_>, value: &[u8]) -> &'static [u8] {
+        self.tell_lookup(key);
+        let expiry = self.clock.expiry(store.exptime);
         let condition = match store.verb {
-            StoreVerb::Append => return joined(&self.join(Side::After, key, value, None)),
-            StoreVerb::Prepend => return joined(&self.join(Side::Before, key, value, None)),
+            StoreVerb::Append | StoreVerb::Prepend => {
+                let side = if store.verb == StoreVerb::Prepend { Side::Before } else { Side::After };
+                let reply = joined(&self.join(side, key, value, None));
+                self.tell_joined(store.verb, key, reply, Facts::sent(value.len() as u64, expiry));
+                return reply;
+            }
             verb => condition(verb, self.expected_cas(store.cas)),
         };
-        let expiry = self.clock.expiry(store.exptime);
         match self.worker.set(key, &new_item(store.flags, expiry, value), condition) {
             Ok(stored) => {
                 self.counters.cmd_set.add(1);
+                let sent = Facts::sent(value.len() as u64, expiry);
+                self.tell_stored(key, storing(store.verb), stored, sent);
                 self.stored(store.verb, stored)
             }
             Err(refused) => self.not_stored(store.verb, key, refused),
@@ -211,16 +219,25 @@ impl Engine<'_, '_> {
             self.worker.abort_upload(upload);
             reply::BAD_DATA_CHUNK
         } else {
+            self.tell_lookup(&key);
+            let sent = Facts::sent(upload.value_len(), expiry);
             match verb {
-                StoreVerb::Prepend => joined(&self.join_upload(upload, &key, Side::Before, None)),
-                StoreVerb::Append => joined(&self.join_upload(upload, &key, Side::After, None)),
+                StoreVerb::Append | StoreVerb::Prepend => {
+                    let side = if verb == StoreVerb::Prepend { Side::Before } else { Side::After };
+                    let reply = joined(&self.join_upload(upload, &key, side, None));
+                    self.tell_joined(verb, &key, reply, sent);
+                    reply
+                }
                 verb => match self.worker.finish_upload(
                     upload,
                     &key,
                     &new_item(flags, expiry, &[]),
                     condition(verb, cas),
                 ) {
-                    Ok(stored) => self.stored(verb, stored),
+                    Ok(stored) => {
+                        self.tell_stored(&key, storing(verb), stored, sent);
+                        self.stored(verb, stored)
+                    }
                     Err(refused) => self.not_stored(verb, &key, refused),
                 },
             }
@@ -290,8 +307,16 @@ impl Engine<'_, '_> {
         }
     }
 
+    /// An append or prepend has been answered.
+    fn tell_joined(&mut self, verb: StoreVerb, key: &Key<'_>, reply: &[u8], sent: Facts) {
+        let stored = reply == reply::STORED;
+        let outcome = if stored { StoreOutcome::Stored } else { StoreOutcome::NotStored };
+        self.tell_stored(key, storing(verb), outcome, sent);
+    }
+
     /// A refused `set` also removes what was there: the client has been told that it is out of date.
     fn not_stored(&mut self, verb: StoreVerb, key: &Key<'_>, refused: Refused) -> &'static [u8] {
+        self.tell_stored(key, storing(verb), refused, Facts::default());
         self.note_refused(verb == StoreVerb::Set, key, refused);
         match refused {
             Refused::TooLarge => reply::TOO_LARGE,
@@ -338,6 +363,18 @@ pub(crate) fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: b
 
 pub(crate) fn new_item(flags: u32, expiry: Expiry, value: &[u8]) -> NewItem<'_> {
     NewItem { flags, expiry, value, cas: None, stale: false, win_token_sent: false, key_binary: false }
+}
+
+/// The command as whoever watches is told it.
+pub(crate) fn storing(verb: StoreVerb) -> Storing {
+    match verb {
+        StoreVerb::Set => Storing::Set,
+        StoreVerb::Add => Storing::Add,
+        StoreVerb::Replace => Storing::Replace,
+        StoreVerb::Append => Storing::Append,
+        StoreVerb::Prepend => Storing::Prepend,
+        StoreVerb::Cas => Storing::Cas,
+    }
 }
 
 fn condition(verb: StoreVerb, cas: u64) -> Condition {

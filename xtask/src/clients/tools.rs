@@ -1,10 +1,10 @@
-//! Real clients against a server that is started for them: pymemcache and pylibmc from PyPI, in an environment of our own
-//! under `target/`, and libmemcached's tools.
+//! Sessions of ours with pymemcache and pylibmc, and libmemcached's tools. Their own suites are elsewhere.
 
+use super::fetch::python;
 use crate::outcome::Outcome;
-use crate::run::{captured, program, root, target_folder, unbuckle};
+use crate::run::{captured, program, root};
 use anyhow::{Context, Result, bail, ensure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use unbuckle_tests::server::{Address, Kind, Server, Target};
 use unbuckle_tests::transcript::Transport;
@@ -14,66 +14,43 @@ const LOAD_TIME: &str = "3s";
 /// What 1.6.45 itself fails, because its `delete` ignores further words.
 const CAPABLE_EXCEPTIONS: [&str; 2] = ["ascii delete noreply", "ascii delete"];
 
-pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
-    let server = match (arguments.next().as_deref(), arguments.next()) {
-        (Some("--server"), Some(path)) => PathBuf::from(path),
-        (None, _) => unbuckle()?,
-        _ => bail!("usage: cargo xtask clients [--server PATH]"),
-    };
-    Ok(all(&server))
-}
+const LIBMEMCACHED: &str = "apt-get install libmemcached-tools";
+const PYTHON: &str = "apt-get install python3-venv python3-dev libmemcached-dev gcc, and a way to PyPI";
 
-/// Every client that is here.
-pub(crate) fn all(server: &Path) -> Vec<Outcome> {
+pub(super) const TITLES: [&str; 6] = [
+    "session: pymemcache",
+    "session: pylibmc",
+    "tool: memccapable -a",
+    "tool: memccapable -b",
+    "tool: memcaslap over TCP",
+    "tool: memcaslap over UDP",
+];
+
+/// Every session and tool that is wanted.
+pub(super) fn all(server: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<Outcome> {
     let is_memcached = server.file_name().is_some_and(|name| name.to_string_lossy().starts_with("memcached"));
     let kind = if is_memcached { Kind::Memcached } else { Kind::Unbuckle };
     let target = Target { path: server.to_path_buf(), kind, debug_path: None };
-    let mut outcomes = Vec::new();
-    match python() {
-        Ok(python) => {
-            for client in ["pymemcache", "pylibmc"] {
-                outcomes.push(Outcome::new(format!("client {client}"), session(&target, &python, client)));
-            }
-        }
-        Err(error) => outcomes.push(Outcome::skipped(
-            "clients pymemcache and pylibmc",
-            format!(
-                "apt-get install python3-venv python3-dev libmemcached-dev gcc, and a way to PyPI ({error:#})"
-            ),
-        )),
-    }
-    if program("memccapable").is_some() && program("memcaslap").is_some() {
-        outcomes.push(Outcome::new("client memccapable -a", capable(&target, "-a", "ascii ", 20)));
-        outcomes.push(Outcome::new("client memccapable -b", capable(&target, "-b", "binary ", 27)));
-        outcomes.push(Outcome::new("client memcaslap over TCP", load(&target, Transport::Tcp)));
-        outcomes.push(Outcome::new("client memcaslap over UDP", load(&target, Transport::Udp)));
-    } else {
-        outcomes.push(Outcome::skipped(
-            "clients memccapable and memcaslap",
-            "apt-get install libmemcached-tools",
-        ));
-    }
-    outcomes
+    TITLES.into_iter().filter(|title| wanted(title)).map(|title| outcome(&target, title)).collect()
 }
 
-/// A Python with the clients installed; made once for each list of requirements.
-fn python() -> Result<PathBuf> {
-    let folder = target_folder().join("clients-python");
-    let requirements = root().join("tests/clients/requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements)?;
-    let stamp = folder.join("installed.txt");
-    let python = folder.join("bin/python");
-    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
+fn outcome(target: &Target, title: &str) -> Outcome {
+    if let Some(client) = title.strip_prefix("session: ") {
+        return match python() {
+            Ok(python) => Outcome::new(title, session(target, &python, client)),
+            Err(error) => Outcome::skipped(title, format!("{PYTHON} ({error:#})")),
+        };
     }
-    captured(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
-    captured(
-        Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
-            .arg(&requirements),
-    )?;
-    std::fs::write(stamp, wanted)?;
-    Ok(python)
+    if ["memccapable", "memcaslap"].iter().any(|tool| program(tool).is_none()) {
+        return Outcome::skipped(title, LIBMEMCACHED);
+    }
+    let result = match title {
+        "tool: memccapable -a" => capable(target, "-a", "ascii ", 20),
+        "tool: memccapable -b" => capable(target, "-b", "binary ", 27),
+        "tool: memcaslap over UDP" => load(target, Transport::Udp),
+        _ => load(target, Transport::Tcp),
+    };
+    Outcome::new(title, result)
 }
 
 fn started(target: &Target, transport: Transport) -> Result<(Server, u16)> {
