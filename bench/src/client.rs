@@ -8,6 +8,7 @@
 use crate::histogram::Histogram;
 use crate::random::{Choice, Random};
 use crate::sys::Epoll;
+use crate::tls::{Client, Wire};
 use crate::workload::{Reply, Workload};
 use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub seed: u64,
     /// False against a floor, whose bytes mean nothing: then only lengths are expected.
     pub check: bool,
+    /// Over TLS.
+    pub tls: Option<Client>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +61,7 @@ impl Outcome {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     input: Vec<u8>,
     filled: usize,
     out: Vec<u8>,
@@ -92,7 +95,11 @@ impl<'w> Load<'w> {
             let stream =
                 TcpStream::connect(address).with_context(|| format!("connection {token} to {address}"))?;
             stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
+            let stream = match &plan.tls {
+                Some(client) => Wire::Tls(Box::new(client.greet(stream)?)),
+                None => Wire::Plain(stream),
+            };
+            stream.socket().set_nonblocking(true)?;
             epoll.add(&stream, token)?;
             connections.push(Connection {
                 stream,

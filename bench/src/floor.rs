@@ -1,13 +1,15 @@
 //! The floor: the least that any server must do, for the same bytes on the wire.
 //!
-//! One thread, epoll, one read and one write per wake-up of a connection; a request is a number of bytes, a reply is
-//! canned. What it costs is the kernel's; what a real server costs above it is the server's own. Not here: parsing,
+//! Epoll, one read and one write per wake-up of a connection; a request is a number of bytes, a reply is canned. One
+//! thread, but where servers of several are compared. What it costs is the kernel's; what a real server costs above it is the server's own. Not here: parsing,
 //! storing, or any answer that means something.
 
 use crate::sys::{Datagrams, Epoll};
 use anyhow::{Context, Result, ensure};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Most bytes that one reply, or the replies of one read, may have.
 const REPLIES_BYTES_MAX: usize = 4 << 20;
@@ -27,36 +29,79 @@ struct Connection {
     unsent_bytes: usize,
 }
 
-/// Serves TCP connections until the process is ended.
-pub fn serve_tcp(listener: &TcpListener, canned: Canned) -> Result<()> {
+/// Serves TCP connections until the process is ended, each thread those that came to it in turn.
+pub fn serve_tcp(listener: &TcpListener, canned: Canned, threads: usize) -> Result<()> {
     ensure!(
         canned.request_bytes > 0 && canned.reply_bytes > 0,
         "a request and a reply have at least one byte each"
     );
-    const LISTENER: usize = usize::MAX;
-    let mut epoll = Epoll::new(256)?;
-    epoll.add(listener, LISTENER)?;
-    let replies = vec![b'x'; REPLIES_BYTES_MAX];
-    let mut input = vec![0; INPUT_BYTES];
-    let mut connections: Vec<Option<Connection>> = Vec::new();
-    loop {
-        for index in 0..epoll.wait(None)? {
-            let ready = epoll.event(index);
-            if ready.token == LISTENER {
-                let (stream, _) = listener.accept().context("accept")?;
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                epoll.add(&stream, connections.len())?;
-                connections.push(Some(Connection { stream, partial_bytes: 0, unsent_bytes: 0 }));
-                continue;
-            }
-            let Some(slot) = connections.get_mut(ready.token) else { continue };
-            let Some(connection) = slot else { continue };
-            let was_waiting = connection.unsent_bytes > 0;
-            match serve_once(connection, canned, &mut input, &replies) {
-                Ok(()) if was_waiting == (connection.unsent_bytes > 0) => {}
-                Ok(()) => epoll.want_write(&connection.stream, ready.token, connection.unsent_bytes > 0)?,
-                Err(_) => *slot = None,
+    let lanes = (0..threads.max(1)).map(|_| Lane::new()).collect::<Result<Vec<_>>>()?;
+    std::thread::scope(|scope| {
+        let others: Vec<_> =
+            lanes[1..].iter().map(|lane| scope.spawn(|| lane.serve(canned, None, &lanes))).collect();
+        let ended = lanes[0].serve(canned, Some(listener), &lanes);
+        others.into_iter().fold(ended, |ended, thread| ended.and(thread.join().expect("a floor's thread")))
+    })
+}
+
+/// One thread's poll, and how connections reach it.
+struct Lane {
+    poll: Epoll,
+    arrivals: Mutex<Vec<TcpStream>>,
+    /// Connections that were ever sent here; the next one's token.
+    sent: AtomicUsize,
+}
+
+impl Lane {
+    fn new() -> Result<Lane> {
+        Ok(Lane { poll: Epoll::new(1)?, arrivals: Mutex::default(), sent: AtomicUsize::new(0) })
+    }
+
+    fn send(&self, stream: TcpStream) -> Result<()> {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        self.poll.add(&stream, self.sent.fetch_add(1, Ordering::Relaxed))?;
+        arrivals.push(stream);
+        Ok(())
+    }
+
+    fn serve(&self, canned: Canned, listener: Option<&TcpListener>, lanes: &[Lane]) -> Result<()> {
+        const LISTENER: usize = usize::MAX;
+        if let Some(listener) = listener {
+            self.poll.add(listener, LISTENER)?;
+        }
+        let mut epoll = self.poll.with_room(256)?;
+        let replies = vec![b'x'; REPLIES_BYTES_MAX];
+        let mut input = vec![0; INPUT_BYTES];
+        let mut connections: Vec<Option<Connection>> = Vec::new();
+        let mut turn = lanes.iter().cycle();
+        loop {
+            for index in 0..epoll.wait(None)? {
+                let ready = epoll.event(index);
+                if let (LISTENER, Some(listener), Some(lane)) = (ready.token, listener, turn.next()) {
+                    let (stream, _) = listener.accept().context("accept")?;
+                    stream.set_nonblocking(true)?;
+                    stream.set_nodelay(true)?;
+                    lane.send(stream)?;
+                    continue;
+                }
+                if ready.token >= connections.len() {
+                    let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+                    connections.extend(
+                        arrivals
+                            .drain(..)
+                            .map(|stream| Some(Connection { stream, partial_bytes: 0, unsent_bytes: 0 })),
+                    );
+                }
+                let Some(slot) = connections.get_mut(ready.token) else { continue };
+                let Some(connection) = slot else { continue };
+                let was_waiting = connection.unsent_bytes > 0;
+                match serve_once(connection, canned, &mut input, &replies) {
+                    Ok(()) if was_waiting == (connection.unsent_bytes > 0) => {}
+                    Ok(()) => {
+                        epoll.want_write(&connection.stream, ready.token, connection.unsent_bytes > 0)?;
+                    }
+                    Err(_) => *slot = None,
+                }
             }
         }
     }

@@ -41,9 +41,23 @@ enum Subject {
     /// The same by the meta protocol.
     ServeMetaGet,
     ServeMetaSet,
+    /// The same by the binary protocol.
+    ServeBinaryGet,
+    ServeBinarySet,
 }
 
-const SUBJECTS: [(Subject, &str); 8] = [
+impl Subject {
+    fn is_served(self) -> bool {
+        !matches!(self, Subject::Hit | Subject::Miss | Subject::Overwrite | Subject::Evict)
+    }
+
+    fn is_overwriting(self) -> bool {
+        use Subject::{Overwrite, ServeBinarySet, ServeMetaSet, ServeSet};
+        matches!(self, Overwrite | ServeSet | ServeMetaSet | ServeBinarySet)
+    }
+}
+
+const SUBJECTS: [(Subject, &str); 10] = [
     (Subject::Hit, "get-hit"),
     (Subject::Miss, "get-miss"),
     (Subject::Overwrite, "set-over"),
@@ -52,13 +66,16 @@ const SUBJECTS: [(Subject, &str); 8] = [
     (Subject::ServeSet, "serve-set"),
     (Subject::ServeMetaGet, "serve-mg"),
     (Subject::ServeMetaSet, "serve-ms"),
+    (Subject::ServeBinaryGet, "serve-bget"),
+    (Subject::ServeBinarySet, "serve-bset"),
 ];
 
 const HELP: &str = "\
 cargo xtask instructions [options]
 
   --items-max N   the largest store; default 10000000, which takes 2 GB
-  --only NAME     get-hit, get-miss, set-over, set-evict, serve-get, serve-set, serve-mg or serve-ms
+  --only NAME     get-hit, get-miss, set-over, set-evict, serve-get, serve-set, serve-mg,
+                  serve-ms, serve-bget or serve-bset
 ";
 
 /// The whole command; `--child` is how it starts itself.
@@ -129,7 +146,7 @@ fn child(name: &str, items: u32) -> Result<()> {
     let mut worker = store.worker(0).context("no worker")?;
     let fresh = fill(&mut worker, items, subject == Subject::Evict)?;
     let mut random = Random::new(1);
-    if matches!(subject, Subject::Overwrite | Subject::ServeSet | Subject::ServeMetaSet) {
+    if subject.is_overwriting() {
         // Until what is free is used up once, sets cost less than they do for good.
         for _ in 0..items / 2 {
             ensure!(set(&mut worker, &key(random.below(items))), "overwriting: not stored");
@@ -143,15 +160,10 @@ fn child(name: &str, items: u32) -> Result<()> {
     let indices: Vec<u32> = (0..2 * OPERATIONS).map(&mut draw).collect();
     let (warm_up, counted) = indices.split_at(OPERATIONS);
     let counters = Counters::default();
-    let mut hands = match subject {
-        Subject::ServeGet | Subject::ServeSet | Subject::ServeMetaGet | Subject::ServeMetaSet => {
-            Hands::Engine(Box::new(Engine::new(
-                worker,
-                Settings { cas: true, flush_enabled: true },
-                &counters,
-            )))
-        }
-        _ => Hands::Worker(Box::new(worker)),
+    let mut hands = if subject.is_served() {
+        Hands::Engine(Box::new(Engine::new(worker, Settings::default(), &counters)))
+    } else {
+        Hands::Worker(Box::new(worker))
     };
     for (indices, count) in [(warm_up, false), (counted, true)] {
         // Made before counting begins.
@@ -184,9 +196,22 @@ fn request(subject: Subject, index: u32) -> Vec<u8> {
             line = [b"ms ", key(index).as_slice(), format!(" {VALUE_BYTES}\r\n").as_bytes(), &value, b"\r\n"]
                 .concat();
         }
+        Subject::ServeBinaryGet => line = frame(0x00, &[], &key(index), &[]),
+        Subject::ServeBinarySet => line = frame(0x01, &[0; 8], &key(index), &[b'v'; VALUE_BYTES]),
         Subject::Hit | Subject::Miss | Subject::Overwrite | Subject::Evict => line = key(index),
     }
     line
+}
+
+/// A binary request.
+fn frame(opcode: u8, extras: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
+    let body_len = extras.len() + key.len() + value.len();
+    let mut frame = vec![0; 24];
+    frame[..2].copy_from_slice(&[0x80, opcode]);
+    frame[2..4].copy_from_slice(&(key.len() as u16).to_be_bytes());
+    frame[4] = extras.len() as u8;
+    frame[8..12].copy_from_slice(&(body_len as u32).to_be_bytes());
+    [&frame, extras, key, value].concat()
 }
 
 /// Stores `items` items, or as many as it takes until the store has long been evicting. Returns the next new index.
@@ -259,7 +284,12 @@ fn set(worker: &mut Worker<'_, '_>, key: &[u8]) -> bool {
 fn serve(engine: &mut Engine<'_, '_>, session: &mut Session, request: &[u8], out: &mut [u8]) -> bool {
     let mut output = Output { bytes: out, filled: 0 };
     let served = engine.serve(session, request, &mut output, u32::MAX);
-    served.consumed == request.len() && matches!(output.bytes.first(), Some(b'V' | b'S' | b'H'))
+    let went_well = match output.bytes {
+        [b'V' | b'S' | b'H', ..] => true,
+        [0x81, _, _, _, _, _, status @ .., _] => status.starts_with(&[0, 0]),
+        _ => false,
+    };
+    served.consumed == request.len() && went_well
 }
 
 /// What a store is made of, on the heap.

@@ -3,6 +3,7 @@
 use crate::control::Control;
 use crate::floor::Canned;
 use crate::sys;
+use crate::veth::Place;
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
@@ -102,10 +103,16 @@ pub struct Settings {
     pub connections_max: usize,
     /// `-I` when given.
     pub item_bytes_max: Option<u64>,
+    /// `-e` when given.
+    pub memory_file: Option<PathBuf>,
+    /// Chain and key: the server has TLS, and a second port without it.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// What a floor answers.
     pub canned: Canned,
     /// On which cores.
     pub cores: Vec<usize>,
+    /// In a network of its own; else on loopback.
+    pub place: Option<Place>,
 }
 
 impl Settings {
@@ -117,9 +124,16 @@ impl Settings {
             udp: false,
             connections_max: 2048,
             item_bytes_max: None,
+            memory_file: None,
+            tls: None,
             canned,
             cores,
+            place: None,
         }
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        self.place.as_ref().map_or(Ipv4Addr::LOCALHOST, |place| place.address)
     }
 }
 
@@ -128,16 +142,26 @@ impl Settings {
 pub struct Server {
     pub kind: Kind,
     pub address: SocketAddrV4,
+    /// Without TLS, where that is another.
+    clear: SocketAddrV4,
     child: Child,
 }
 
 impl Server {
     pub fn start(kind: Kind, binaries: &Binaries, settings: &Settings) -> Result<Server> {
-        let port = free_port()?;
-        let mut command = Command::new(binaries.path(kind));
+        let (port, clear_port) = (free_port()?, free_port()?);
+        let mut command = match &settings.place {
+            None => Command::new(binaries.path(kind)),
+            // It becomes the server: the process stays the same.
+            Some(place) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &place.namespace]).arg(binaries.path(kind));
+                command
+            }
+        };
         match kind {
             Kind::Floor => floor_arguments(&mut command, port, settings),
-            Kind::Unbuckle | Kind::Memcached => store_arguments(&mut command, port, settings)?,
+            Kind::Unbuckle | Kind::Memcached => store_arguments(&mut command, port, clear_port, settings)?,
         }
         // A child inherits the affinity of the thread that starts it.
         let before = sys::cores()?;
@@ -145,11 +169,26 @@ impl Server {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         sys::pin(&before)?;
         let child = child.with_context(|| format!("starting {}", binaries.path(kind).display()))?;
-        let mut server = Server { kind, address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), child };
+        let address = SocketAddrV4::new(settings.address(), port);
+        let clear =
+            SocketAddrV4::new(settings.address(), if settings.tls.is_some() { clear_port } else { port });
+        let mut server = Server { kind, address, clear, child };
         if kind != Kind::Floor || !settings.udp {
             server.wait_until_listening().with_context(|| format!("{command:?}"))?;
         }
         Ok(server)
+    }
+
+    /// Sends a signal, by its name, and waits for the end.
+    pub fn end(mut self, signal: &str) -> Result<()> {
+        let process = self.process();
+        // The shell has it built in: no other program is needed.
+        let sent = Command::new("sh").args(["-c", &format!("kill -s {signal} {process}")]).status()?;
+        if !sent.success() {
+            bail!("cannot send {signal} to {}", self.kind.name());
+        }
+        self.child.wait()?;
+        Ok(())
     }
 
     pub fn process(&self) -> u32 {
@@ -157,12 +196,12 @@ impl Server {
     }
 
     pub fn control(&self) -> Result<Control> {
-        Control::connect(self.address)
+        Control::connect(self.clear)
     }
 
     fn wait_until_listening(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(self.address).is_err() {
+        while TcpStream::connect(self.clear).is_err() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended at once: {status}", self.kind.name());
             }
@@ -185,21 +224,31 @@ impl Drop for Server {
 }
 
 fn floor_arguments(command: &mut Command, port: u16, settings: &Settings) {
-    command.args(["--port", &port.to_string()]);
+    command.args(["--address", &settings.address().to_string(), "--port", &port.to_string()]);
     command.args(["--request-bytes", &settings.canned.request_bytes.to_string()]);
     command.args(["--reply-bytes", &settings.canned.reply_bytes.to_string()]);
+    command.args(["--threads", &settings.threads.to_string()]);
     if settings.udp {
         command.arg("--udp");
     }
 }
 
-fn store_arguments(command: &mut Command, port: u16, settings: &Settings) -> Result<()> {
+fn store_arguments(command: &mut Command, port: u16, clear_port: u16, settings: &Settings) -> Result<()> {
     let port = port.to_string();
-    command.args(["-l", "127.0.0.1", "-p", &port, "-m", &settings.memory_mb.to_string()]);
+    let mut listen = settings.address().to_string();
+    if let Some((chain, key)) = &settings.tls {
+        listen = format!("{listen}:{port},notls:{listen}:{clear_port}");
+        let named = format!("ssl_chain_cert={},ssl_key={}", chain.display(), key.display());
+        command.args(["-Z", "-o", &named]);
+    }
+    command.args(["-l", &listen, "-p", &port, "-m", &settings.memory_mb.to_string()]);
     command.args(["-t", &settings.threads.to_string(), "-c", &settings.connections_max.to_string()]);
     command.args(["-U", if settings.udp { &port } else { "0" }]);
     if let Some(bytes) = settings.item_bytes_max {
         command.args(["-I", &bytes.to_string()]);
+    }
+    if let Some(path) = &settings.memory_file {
+        command.arg("-e").arg(path);
     }
     if std::fs::metadata("/proc/self")?.uid() == 0 {
         command.args(["-u", "root"]);

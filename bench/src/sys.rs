@@ -84,6 +84,14 @@ fn socket_option_set(
         .map(drop)
 }
 
+/// Writes a file back and forgets its pages: whoever reads it next waits for its disk.
+pub fn drop_from_page_cache(file: &std::fs::File) -> Result<()> {
+    file.sync_all()?;
+    // SAFETY: advice about a descriptor that is open.
+    let error = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if error == 0 { Ok(()) } else { Err(Error::from_raw_os_error(error)) }
+}
+
 /// Ticks per second of /proc/PID/stat.
 pub fn ticks_per_second() -> u64 {
     // SAFETY: sysconf has no preconditions.
@@ -134,6 +142,12 @@ impl Epoll {
             events: vec![libc::epoll_event { events: 0, u64: 0 }; events_max.max(1)],
             ready: 0,
         })
+    }
+
+    /// The same poll for a thread that waits, while others add to it.
+    pub fn with_room(&self, events_max: usize) -> Result<Self> {
+        let events = vec![libc::epoll_event { events: 0, u64: 0 }; events_max.max(1)];
+        Ok(Epoll { descriptor: self.descriptor.try_clone()?, events, ready: 0 })
     }
 
     pub fn add(&self, socket: &impl AsRawFd, token: usize) -> Result<()> {

@@ -38,7 +38,7 @@ impl<'w> UdpLoad<'w> {
         seed: u64,
         check: bool,
     ) -> Result<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(address)?;
         sys::receive_buffer_set(&socket, 4 << 20)?;
         let epoll = Epoll::new(1)?;

@@ -22,9 +22,8 @@ pub struct Maps {
 const WORD_BYTES: usize = 8;
 const CONFIG_WORDS: usize = size_of::<Config>() / WORD_BYTES;
 const COUNTERS_WORDS: usize = size_of::<Counters>() / WORD_BYTES;
-const _: () = assert!(
-    size_of::<Config>().is_multiple_of(WORD_BYTES) && size_of::<Counters>().is_multiple_of(WORD_BYTES)
-);
+const _: () = assert!(size_of::<Config>().is_multiple_of(WORD_BYTES));
+const _: () = assert!(size_of::<Counters>().is_multiple_of(WORD_BYTES));
 
 /// The word of the configuration that a field begins.
 macro_rules! word_of {

@@ -18,11 +18,10 @@ fn rig() -> Rig {
 /// The payload that both programs answer with; what they leave to the server is `None`.
 fn answer(rig: &mut Rig, request: &Request) -> Option<Vec<u8>> {
     let packet = request.bytes();
-    let answered = match rig.run(Hook::Tcx, &packet, LOOPBACK) {
+    match rig.run(Hook::Tcx, &packet, LOOPBACK) {
         Outcome::Passed => None,
         Outcome::Answered(reply) => Some(payload_of_reply(&packet, &reply)),
-    };
-    answered
+    }
 }
 
 /// The request is answered, and as by the server; or the server needs several datagrams for it.

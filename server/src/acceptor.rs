@@ -88,14 +88,28 @@ impl<'s, 'r> Acceptor<'s, 'r> {
 
     fn hear_signals(&self) {
         while let Some(signal) = self.signals.next() {
-            // SIGHUP re-reads what can be re-read, which is nothing yet; the default action would end the server.
             if signal == Signal::HangUp {
+                self.reload();
                 continue;
             }
             if self.shared.verbosity() > 0 {
                 eprintln!("ending on signal: {signal:?}");
             }
             self.shared.stop();
+        }
+    }
+
+    /// SIGHUP: reads again what can be read again. What cannot be, stays as it was.
+    fn reload(&self) {
+        if let Some(passwords) = &self.shared.passwords
+            && let Err(message) = passwords.reload()
+        {
+            eprintln!("{message}; the old ones stay in force");
+        }
+        if let Some(tls) = &self.shared.tls
+            && let Err(error) = tls.refresh(self.shared.clock.uptime_s())
+        {
+            eprintln!("{error}; the certificates stay as they are");
         }
     }
 
@@ -113,7 +127,7 @@ impl<'s, 'r> Acceptor<'s, 'r> {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match rustix::net::acceptfrom_with(&listener.socket, flags) {
                 Ok((socket, _)) if self.is_full() => self.reject(&socket),
-                Ok((socket, peer)) => self.admit(socket, peer, index, &listener.place),
+                Ok((socket, peer)) => self.admit(socket, peer, index, listener),
                 Err(Errno::MFILE | Errno::NFILE) => return self.turn_away(listener),
                 Err(Errno::NOBUFS | Errno::NOMEM) => return self.pause(),
                 // A connection that broke before it was taken is not the listener's failure.
@@ -132,17 +146,18 @@ impl<'s, 'r> Acceptor<'s, 'r> {
         let _ = rustix::net::send(socket, REJECTION, SendFlags::NOSIGNAL);
     }
 
-    fn admit(&self, socket: OwnedFd, peer: Option<SocketAddrAny>, listener: usize, place: &Place) {
+    fn admit(&self, socket: OwnedFd, peer: Option<SocketAddrAny>, index: usize, listener: &Listener) {
         let desks = self.shared.desks.iter().enumerate();
         let fewest = desks.min_by_key(|(_, desk)| desk.mailbox.connections.load(Ordering::Relaxed));
         let Some((worker, desk)) = fewest else { return };
         desk.mailbox.connections.fetch_add(1, Ordering::Relaxed);
         self.shared.accept.accepted.add(1);
-        let address = match (place, peer.and_then(|peer| SocketAddr::try_from(peer).ok())) {
+        let address = match (&listener.place, peer.and_then(|peer| SocketAddr::try_from(peer).ok())) {
             (Place::Unix(_), _) | (_, None) => "unix:".to_owned(),
             (_, Some(address)) => Place::Tcp(address).to_string(),
         };
-        self.shared.hand_over(worker, Arrival { socket, address, listener });
+        let arrival = Arrival { socket, address, listener: index, protection: listener.protection };
+        self.shared.hand_over(worker, arrival);
     }
 
     /// No descriptor is free: the one in reserve is lent to one connection after another, to tell them.

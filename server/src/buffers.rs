@@ -123,6 +123,10 @@ impl<'b> Parked<'b> {
         &self.bytes[self.start..]
     }
 
+    pub(crate) fn rest_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.start
     }

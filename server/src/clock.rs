@@ -10,6 +10,7 @@ use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTim
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+use unbuckle_store::Life;
 
 /// The region's first seconds are spoken for: 0 means no expiry and 1 means long past.
 const SECONDS_BEFORE_START: u32 = 2;
@@ -35,6 +36,49 @@ impl Clock {
         }
     }
 
+    /// The clock of a region that was made earlier in this boot; it has shown `least_s` already.
+    pub(crate) fn resume(life: &Life, least_s: u32) -> Result<Clock, String> {
+        let clock = Clock {
+            made: Timespec { tv_sec: life.made_boot_s, tv_nsec: i64::from(life.made_boot_ns) },
+            made_unix_s: life.made_unix_s,
+            shift_s: AtomicI64::new(0),
+        };
+        let now = rustix::time::clock_gettime(ClockId::Boottime);
+        let since = now.tv_sec.checked_sub(life.made_boot_s).unwrap_or(-1);
+        if !(i64::from(SECONDS_BEFORE_START) - 1..=i64::from(u32::MAX / 2)).contains(&since) {
+            return Err("its header is damaged: a time that can't be".to_owned());
+        }
+        match least_s.checked_sub(clock.now_s()) {
+            // It had been moved.
+            Some(behind_s) if behind_s > 0 => Clock::rebase(least_s),
+            _ => Ok(clock),
+        }
+    }
+
+    /// The clock of a region for which it is second `now_s` now.
+    pub(crate) fn rebase(now_s: u32) -> Result<Clock, String> {
+        if now_s > u32::MAX / 2 {
+            return Err("its header is damaged: a time that can't be".to_owned());
+        }
+        let Clock { made, made_unix_s, .. } = Clock::start();
+        let ahead_s = now_s.saturating_sub(SECONDS_BEFORE_START);
+        Ok(Clock {
+            made: Timespec { tv_sec: made.tv_sec - i64::from(ahead_s), tv_nsec: made.tv_nsec },
+            made_unix_s: made_unix_s.saturating_sub(u64::from(ahead_s)),
+            shift_s: AtomicI64::new(0),
+        })
+    }
+
+    /// What whoever adopts the region needs to know of this clock.
+    pub(crate) fn life(&self, boot_id: [u64; 2]) -> Life {
+        Life {
+            boot_id,
+            made_boot_s: self.made.tv_sec,
+            made_boot_ns: u32::try_from(self.made.tv_nsec).unwrap_or(0),
+            made_unix_s: self.made_unix_s,
+        }
+    }
+
     /// Unix time when the count was 0.
     pub fn made_unix_s(&self) -> u64 {
         self.made_unix_s
@@ -56,7 +100,7 @@ impl Clock {
         self.made_unix_s + u64::from(self.now_s())
     }
 
-    /// Seconds since the server started.
+    /// Seconds since the server started; those of servers before it included whose cache it has.
     pub fn uptime_s(&self) -> u32 {
         self.now_s().saturating_sub(SECONDS_BEFORE_START)
     }
@@ -68,7 +112,8 @@ impl Clock {
             TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
         )?;
         let every_second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let boundary = Timespec { tv_sec: self.made.tv_sec, tv_nsec: self.made.tv_nsec.max(1) };
+        // The region may be older than the boot, whose clock begins at 0.
+        let boundary = Timespec { tv_sec: self.made.tv_sec.max(0), tv_nsec: self.made.tv_nsec.max(1) };
         let schedule = Itimerspec { it_interval: every_second, it_value: boundary };
         rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &schedule)?;
         Ok(timer)

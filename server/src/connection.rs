@@ -3,8 +3,12 @@
 //! A connection is small: its buffers are empty unless it waits in the middle of something. How it is served is in
 //! `turn.rs`; which poller wakes it, in `worker.rs`.
 
+use crate::ahead::Ahead;
 use crate::buffers::{Budget, Parked};
+use crate::jobs::Job;
 use crate::roster::Seat;
+use crate::tls::session::Session as TlsSession;
+use crate::watch::CloseReason;
 use std::os::fd::OwnedFd;
 use unbuckle_engine::Session;
 
@@ -16,9 +20,12 @@ pub(crate) const READ_BYTES_MIN: usize = 4 << 10;
 pub(crate) struct Connection<'b> {
     pub(crate) socket: OwnedFd,
     pub(crate) session: Session,
+    pub(crate) tls: Option<Box<TlsSession<'b>>>,
     /// Request bytes that have been read and not consumed.
     pub(crate) input: Parked<'b>,
-    /// Reply bytes that the socket did not take.
+    /// Request bytes that were read before its turn; it takes them first.
+    pub(crate) ahead: Option<Ahead>,
+    /// Reply bytes that the socket did not take, as they go out: over TLS, sealed.
     pub(crate) output: Parked<'b>,
     /// How much the next read asks for: doubled while reads come back full, back to the least when replies pile up.
     pub(crate) read_bytes: usize,
@@ -43,17 +50,29 @@ pub(crate) struct Connection<'b> {
     pub(crate) stalls: u32,
     /// Waits in the worker's queue for its next turn.
     pub(crate) queued: bool,
+    /// What is sent to it instead of replies.
+    pub(crate) job: Option<Job>,
+    /// What a close would be put down to.
+    pub(crate) close_reason: CloseReason,
     /// Second of the last turn.
     pub(crate) last_turn_s: u32,
     pub(crate) seat: Seat,
 }
 
 impl<'b> Connection<'b> {
-    pub(crate) fn new(socket: OwnedFd, seat: Seat, budget: &'b Budget, now_s: u32) -> Connection<'b> {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        tls: Option<Box<TlsSession<'b>>>,
+        seat: Seat,
+        budget: &'b Budget,
+        now_s: u32,
+    ) -> Connection<'b> {
         Connection {
             socket,
             session: Session::default(),
+            tls,
             input: Parked::new(budget),
+            ahead: None,
             output: Parked::new(budget),
             read_bytes: READ_BYTES_MIN,
             readable: false,
@@ -66,9 +85,22 @@ impl<'b> Connection<'b> {
             stall_noted: false,
             stalls: 0,
             queued: false,
+            job: None,
+            close_reason: CloseReason::default(),
             last_turn_s: now_s,
             seat,
         }
+    }
+
+    /// Waits for a new, short request, and nothing else is to be done before it is read.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.tls.is_none()
+            && self.read_bytes == READ_BYTES_MIN
+            && self.input.is_empty()
+            && self.session.is_idle()
+            && self.job.is_none()
+            && !(self.stalled || self.peeking || self.midway || self.queued || self.hung_up)
     }
 }
 

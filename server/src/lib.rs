@@ -3,30 +3,46 @@
 //! [`main`] reads a command line and serves until it is told to end. A request goes from the socket through `turn.rs`
 //! (or `udp/`) into the engine and back; everything else here makes that possible, or tells about it:
 //!
-//! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
+//! - `options/` the command line; `listen.rs` sockets, `exposure.rs` who may reach them; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
+//! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
+//! - `authentication.rs` who may come in; `tls/` certificates, sessions
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
+//! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
+//! - `verbose.rs` what -vv tells of them
 //!
 //! What items are, and how requests are read, is in the core crates.
 
 mod acceptor;
 mod admin;
+mod ahead;
+mod authentication;
 mod buffers;
 pub mod clock;
 mod connection;
+mod dump;
+mod exposure;
+mod jobs;
 mod limits;
 mod listen;
 pub mod memory;
 pub mod options;
+mod prefixes;
+mod restart;
 mod roster;
 mod shared;
 mod system;
+mod tls;
 mod turn;
 mod udp;
+mod uri;
+mod verbose;
+mod watch;
 mod worker;
 
 use acceptor::Acceptor;
 use admin::Classes;
+use authentication::Passwords;
 use buffers::Budget;
 use clock::Clock;
 use listen::Listening;
@@ -36,11 +52,13 @@ use shared::{AcceptCounts, Baseline, Bell, Desk, Shared};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex};
 use system::Signals;
+use tls::Tls;
 use udp::DatagramSocket;
 use unbuckle_store::Store;
+use watch::{Hub, Reporter};
 use worker::Worker;
 
 /// Does what the arguments (without the program's name) ask for. Returns the exit code.
@@ -72,14 +90,24 @@ fn run(options: Options) -> Result<(), Refusal> {
     for note in &options.notes {
         say(note);
     }
+    let may_lock = options.lock_memory && limits::raise_locked_memory();
+    // The key may be readable to root only.
+    let tls = options.tls_enabled.then(|| Tls::load(&options.extended.tls)).transpose();
+    let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
     prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
+    let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
+    if let Some(notice) = exposure::notice(&options, &listening, passwords.is_some()) {
+        say(&notice);
+    }
     if options.daemon {
         system::daemonize(options.core_dumps, options.verbosity > 0)
             .map_err(|error| failure("cannot go to the background", error))?;
     }
-    if options.lock_memory
+    if options.lock_memory && !may_lock {
+        say("warning: -k has no effect: raise the limit with ulimit -l unlimited");
+    } else if options.lock_memory
         && let Err(error) = memory::lock_all()
     {
         say(&format!("warning: -k has no effect: {error}"));
@@ -88,7 +116,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, &listening, &signals);
+    let served = serve(options, tls, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -125,13 +153,30 @@ const PARKED_SHARE: u64 = 64;
 /// Descriptors that are listed beside those of connections.
 const ROSTER_ROWS_BESIDE: usize = 256;
 
+/// The workers' desks, and the hub where they meet their watchers.
+fn desks(options: &Options, classes: &Classes) -> rustix::io::Result<(Arc<Hub>, Vec<Desk>)> {
+    let bells = (0..options.threads).map(|_| Bell::new()).collect::<Result<Vec<_>, _>>()?;
+    let shared_bells = bells.iter().map(Bell::share).collect::<Result<Vec<_>, _>>()?;
+    let class_bytes = classes.iter().map(|(_, bytes)| bytes).collect();
+    let hub = Arc::new(Hub::new(shared_bells, options.extended.log_sizes, class_bytes));
+    hub.want_prefixes(options.detail_enabled);
+    let reporter = |worker| Reporter::new(Arc::clone(&hub), worker, options.prefix_delimiter);
+    let desks =
+        bells.into_iter().enumerate().map(|(worker, bell)| Desk::new(bell, reporter(worker))).collect();
+    Ok((hub, desks))
+}
+
 fn share<'r>(
     options: Options,
+    tls: Option<Tls>,
     store: Store<'r>,
     listening: &Listening,
     clock: Clock,
+    passwords: Option<Passwords>,
 ) -> Result<Shared<'r>, Refusal> {
-    let desks = (0..options.threads).map(|_| Desk::new()).collect::<Result<Vec<_>, _>>();
+    let classes = Classes::new(&options);
+    let (hub, desks) =
+        desks(&options, &classes).map_err(|error| failure("cannot make the workers' bells", error))?;
     let roster = Roster::new(options.connections_max as usize + ROSTER_ROWS_BESIDE);
     for listener in &listening.listeners {
         let entry = Entry { address: listener.place.to_string(), listener: None };
@@ -139,28 +184,58 @@ fn share<'r>(
     }
     Ok(Shared {
         store,
-        classes: Classes::new(&options),
+        classes,
         budget: Budget::new((PARKED_BYTES_BASE + options.memory_bytes / PARKED_SHARE) as usize),
         roster,
-        desks: desks.map_err(|error| failure("cannot make the workers' bells", error))?,
+        desks,
         accept: AcceptCounts::default(),
         acceptor_bell: Bell::new().map_err(|error| failure("cannot make the acceptor's bell", error))?,
         listening_paused: AtomicBool::new(false),
         udp_addresses: listening.datagram_doors.iter().map(|door| door.address).collect(),
         verbosity: AtomicU32::new(options.verbosity),
-        detail_enabled: AtomicBool::new(options.detail_enabled),
+        hub,
+        shown_settings: Mutex::new(options.extended.shown.clone()),
+        crawls: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        tls,
+        passwords,
         options,
     })
 }
 
-fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(), Refusal> {
+fn serve(
+    options: Options,
+    tls: Option<Tls>,
+    listening: &Listening,
+    signals: &Signals,
+    passwords: Option<Passwords>,
+) -> Result<(), Refusal> {
     let seed = seed()?;
-    let store = memory::store(&options, &Classes::new(&options), seed)?;
-    let shared = share(options, store, listening, Clock::start())?;
+    let classes = Classes::new(&options);
+    let (store, clock, memory_file) = memory::store(&options, &classes, seed, &mut |line| say(line))?;
+    store.crawler_enabled_set(options.extended.crawler);
+    let shared = share(options, tls, store, listening, clock, passwords)?;
     let shared = &shared;
+    let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
+    let served = serve_shared(shared, listening, signals, seed[0]);
+    shared.hub.stop();
+    // It has nothing to say that matters now.
+    let _ = log_reader.join();
+    served?;
+    match memory_file {
+        Some(file) => file.seal(&shared.store, &shared.clock),
+        None => Ok(()),
+    }
+}
+
+fn serve_shared(
+    shared: &Shared<'_>,
+    listening: &Listening,
+    signals: &Signals,
+    seed: u64,
+) -> Result<(), Refusal> {
     let acceptor = Acceptor::new(shared, &listening.listeners, signals)
         .map_err(|error| failure("cannot make the acceptor's poll", error))?;
     let sockets = datagram_sockets(listening, shared.desks.len())?;
@@ -169,11 +244,15 @@ fn serve(options: Options, listening: &Listening, signals: &Signals) -> Result<(
             say(&format!("listening on {}", listener.place));
         }
     }
+    if shared.options.verbosity > 1 {
+        verbose::classes(&shared.classes);
+        listening.listeners.iter().for_each(|listener| verbose::listening(listener.socket.as_raw_fd()));
+    }
     if let (1, [_]) = (shared.desks.len(), &sockets[..]) {
         let sockets = sockets.into_iter().flatten().collect();
-        return work(shared, 0, sockets, seed[0], Some(acceptor));
+        return work(shared, 0, sockets, seed, Some(acceptor));
     }
-    serve_with_threads(shared, sockets, seed[0], acceptor)
+    serve_with_threads(shared, sockets, seed, acceptor)
 }
 
 fn serve_with_threads<'s>(

@@ -40,6 +40,13 @@ pub(crate) fn raise_core_files() -> Result<(), Refusal> {
     }
 }
 
+/// `-k`: memory may be locked without limit. To be called while the process may still say so. Under a limit nothing can be
+/// locked for good: mappings made later would fail.
+pub(crate) fn raise_locked_memory() -> bool {
+    let unlimited = Rlimit { current: None, maximum: None };
+    setrlimit(Resource::Memlock, unlimited).is_ok() || getrlimit(Resource::Memlock).current.is_none()
+}
+
 /// `-u`. Started as root without it, the server runs as root and says so: memcached refuses, but then its own
 /// documentation starts it with `-u root`.
 pub(crate) fn drop_privileges(options: &Options, say: &mut dyn FnMut(String)) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@
 //! Several addresses may be asked for; a name may stand for several. An address family or an address that this machine
 //! has not is passed over as long as one of a name's addresses works; a port in use is always an error.
 
-use crate::options::{ListenAddress, Options, Refusal, exit};
+use crate::options::{ListenAddress, Options, Protection, Refusal, exit};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -33,11 +33,20 @@ impl fmt::Display for Place {
     }
 }
 
+impl Place {
+    /// The address of a TCP client, from its place as text.
+    pub(crate) fn peer(text: &str) -> Option<SocketAddr> {
+        let (kind, address) = text.split_once(':')?;
+        if kind.starts_with("tcp") { address.parse().ok() } else { None }
+    }
+}
+
 /// A socket that accepts connections.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) socket: OwnedFd,
     pub(crate) place: Place,
+    pub(crate) protection: Protection,
 }
 
 /// One UDP address: a socket for each worker, between which the kernel divides the clients.
@@ -70,13 +79,13 @@ pub(crate) fn open(options: &Options) -> Result<Listening, Refusal> {
         listening.listeners.push(open_unix(path, options)?);
     }
     if let Some(port) = options.tcp_port {
-        listening
-            .listeners
-            .extend(open_all(options, port, "TCP", |address| open_tcp(address, options.backlog))?);
+        listening.listeners.extend(open_all(options, port, "TCP", |address, protection| {
+            open_tcp(address, protection, options)
+        })?);
     }
     if let Some(port) = options.udp_port {
         listening.datagram_doors =
-            open_all(options, port, "UDP", |address| open_udp(address, options.threads))?;
+            open_all(options, port, "UDP", |address, _| open_udp(address, options.threads))?;
     }
     write_port_file(&listening);
     Ok(listening)
@@ -87,9 +96,9 @@ fn open_all<T: Bound>(
     options: &Options,
     port: u16,
     protocol: &str,
-    open: impl Fn(SocketAddr) -> Result<T, Errno>,
+    open: impl Fn(SocketAddr, Protection) -> Result<T, Errno>,
 ) -> Result<Vec<T>, Refusal> {
-    let everywhere = [ListenAddress { host: None, port: None }];
+    let everywhere = [ListenAddress::everywhere()];
     let entries = if options.listen.is_empty() { &everywhere[..] } else { &options.listen[..] };
     let mut opened: Vec<T> = Vec::new();
     for entry in entries {
@@ -100,7 +109,7 @@ fn open_all<T: Bound>(
                 // "Any free port" is one port for all addresses, where it is free on all.
                 address.set_port(opened.first().map_or(0, |first| first.port()));
             }
-            match open(address) {
+            match open(address, entry.protection) {
                 Ok(socket) => opened.push(socket),
                 Err(error @ (Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => failure = Some((address, error)),
                 Err(error) => return Err(refuse(protocol, address, error)),
@@ -171,16 +180,18 @@ fn bound_address(socket: &OwnedFd, asked: SocketAddr) -> SocketAddr {
     rustix::net::getsockname(socket).ok().and_then(|name| SocketAddr::try_from(name).ok()).unwrap_or(asked)
 }
 
-fn open_tcp(address: SocketAddr, backlog: i32) -> Result<Listener, Errno> {
+fn open_tcp(address: SocketAddr, protection: Protection, options: &Options) -> Result<Listener, Errno> {
     let socket = socket(address, SocketType::STREAM)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // Connections inherit both.
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, backlog)?;
+    rustix::net::listen(&socket, options.backlog)?;
     let place = Place::Tcp(bound_address(&socket, address));
-    Ok(Listener { socket, place })
+    // `-Z` or not is known here, so that nobody else has to ask.
+    let protection = if options.tls_enabled { protection } else { Protection::None };
+    Ok(Listener { socket, place, protection })
 }
 
 /// Asked for, not demanded: the kernel gives what its limits allow.
@@ -229,7 +240,7 @@ fn open_unix(path: &Path, options: &Options) -> Result<Listener, Refusal> {
     rustix::process::umask(mask_before);
     bound.map_err(refuse)?;
     rustix::net::listen(&socket, options.backlog).map_err(refuse)?;
-    Ok(Listener { socket, place: Place::Unix(path.to_owned()) })
+    Ok(Listener { socket, place: Place::Unix(path.to_owned()), protection: Protection::None })
 }
 
 /// The ports that were bound, for whoever asked for any free one: the file that this variable names appears whole.

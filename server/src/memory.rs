@@ -1,15 +1,19 @@
 //! Address space for the store: an island of unsafe code.
 //!
 //! Memory is reserved here and committed by the kernel when it is first touched, so what is reserved and not used
-//! costs nothing. It is handed out as slices of atomics, which is how the store may share it between threads.
+//! costs nothing. A region may also be shared: with a file, or with whatever else has a descriptor that can be mapped;
+//! the store does not know the kinds apart. All of it is handed out as slices of atomics, which is how the store may share it between threads.
 //! What is reserved stays for the life of the process: that is why the slices are `'static`.
 
 #![allow(unsafe_code)]
 
 use crate::admin::Classes;
+use crate::clock::Clock;
 use crate::options::{Options, Refusal, exit};
+use crate::restart::{self, MemoryFile};
 use rustix::io;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use unbuckle_store::{Page, Parts, STRIPES, Store, Stripe, Unusable, WorkerCounts};
 
@@ -60,43 +64,134 @@ pub fn reserve<T: ZeroedAtomic>(count: usize, wishes: Wishes) -> io::Result<&'st
     Ok(unsafe { std::slice::from_raw_parts(address.cast::<T>(), count) })
 }
 
-/// A store on memory of its own. Address space is reserved for all the memory of the machine, so that the limit can be
-/// raised while the server runs.
-pub(crate) fn store(options: &Options, classes: &Classes, seed: [u64; 2]) -> Result<Store<'static>, Refusal> {
-    let refuse = |error: &dyn std::fmt::Display| {
-        let megabytes = options.memory_bytes >> 20;
-        Refusal::new(exit::FAILURE, format!("cannot make a cache of {megabytes} MB (-m): {error}"))
+/// The first `bytes` of a file or of a BPF map, shared with it: a multiple of 8, and no more than it has.
+pub(crate) fn map_shared(file: impl AsFd, bytes: u64) -> io::Result<&'static [AtomicU64]> {
+    let bytes = usize::try_from(bytes).map_err(|_| io::Errno::NOMEM)?;
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choosing changes no memory that exists.
+    let address =
+        unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, file, 0)? };
+    // SAFETY: as above: advice only, on the mapping just made.
+    let _ = unsafe { rustix::mm::madvise(address, bytes, Advice::LinuxHugepage) };
+    // SAFETY: the mapping is page-aligned, `bytes` long and never unmapped. Others who have the file open may change it:
+    // atomics are valid whatever their bits, and the store believes none of them. (Who cuts the file short ends the
+    // process by a signal.)
+    Ok(unsafe { std::slice::from_raw_parts(address.cast::<AtomicU64>(), bytes / 8) })
+}
+
+/// Has these words of a mapped file read and mapped, where the kernel knows how (5.14). A hint.
+pub(crate) fn read_ahead(words: Option<&'static [AtomicU64]>) {
+    let Some(words) = words.filter(|words| !words.is_empty()) else { return };
+    // SAFETY: the range is part of a mapping of ours; populating it for reading changes no content.
+    let _ = unsafe {
+        rustix::mm::madvise(words.as_ptr().cast_mut().cast(), size_of_val(words), Advice::LinuxPopulateRead)
     };
+}
+
+/// Writes these words of a mapped file back to its medium, and waits for it.
+pub(crate) fn write_back(words: Option<&'static [AtomicU64]>) -> io::Result<()> {
+    let Some(words) = words.filter(|words| !words.is_empty()) else { return Ok(()) };
+    // SAFETY: the range is part of a mapping of ours, from its first page on; msync changes no memory.
+    unsafe {
+        rustix::mm::msync(words.as_ptr().cast_mut().cast(), size_of_val(words), rustix::mm::MsyncFlags::SYNC)
+    }
+}
+
+/// A store, its clock, and the file that it is in, if it is in one (`-e`).
+pub(crate) fn store(
+    options: &Options,
+    classes: &Classes,
+    seed: [u64; 2],
+    say: &mut dyn FnMut(&str),
+) -> Result<(Store<'static>, Clock, Option<MemoryFile>), Refusal> {
+    let Some(path) = &options.memory_file else {
+        let words = anonymous_words(options)?;
+        return Ok((new_store(options, classes, words, seed)?, Clock::start(), None));
+    };
+    let opened = MemoryFile::open(path, options, say)?;
+    let words = opened.file.words();
+    let adopted = opened.kept.and_then(|(left, clock)| {
+        let parts = parts(options, classes, words, 1 << left.page_bytes_log2);
+        let adopted = parts.map(|parts| Store::adopt(parts, &settings(options, seed), clock.now_s()));
+        match adopted {
+            Ok(Ok((store, adopted))) => {
+                restart::tell(path, &left, &adopted, options.verbosity, say);
+                Some((store, clock))
+            }
+            _ => {
+                say(&restart::damaged(path));
+                None
+            }
+        }
+    });
+    let (store, clock) = match adopted {
+        Some(adopted) => adopted,
+        None => {
+            opened.file.empty()?;
+            (new_store(options, classes, words, seed)?, Clock::start())
+        }
+    };
+    store.life_set(&clock.life(restart::boot_id().unwrap_or_default()));
+    Ok((store, clock, Some(opened.file)))
+}
+
+/// Address space for all the memory of the machine, so that the limit can be raised while the server runs.
+fn anonymous_words(options: &Options) -> Result<&'static [AtomicU64], Refusal> {
     // Lookups are two jumps into this memory: small pages would add a walk of the page table to each.
     let wishes = Wishes { huge_pages: true };
     let page_bytes = 1u64 << unbuckle_store::page_bytes_log2(options.memory_bytes);
-    let reserve_both = |bytes: u64| {
-        let pages = bytes.div_ceil(page_bytes);
-        let words = reserve(to_count(pages * page_bytes / 8), wishes)?;
-        Ok((words, reserve(to_count(pages), Wishes::default())?))
-    };
+    let reserve_words = |bytes: u64| reserve(to_count(bytes.div_ceil(page_bytes) * page_bytes / 8), wishes);
     // Where address space is rationed, the limit can't be raised later.
-    let reserved = reserve_both(options.memory_bytes.max(physical_bytes()));
-    let (words, pages) = reserved
-        .or_else(|_: io::Errno| reserve_both(options.memory_bytes))
-        .map_err(|error| refuse(&error))?;
+    reserve_words(options.memory_bytes.max(physical_bytes()))
+        .or_else(|_: io::Errno| reserve_words(options.memory_bytes))
+        .map_err(|error| refusal(options, &error))
+}
+
+/// A store over memory that holds none, of whatever kind it is: zeroes.
+pub(crate) fn new_store(
+    options: &Options,
+    classes: &Classes,
+    words: &'static [AtomicU64],
+    seed: [u64; 2],
+) -> Result<Store<'static>, Refusal> {
+    let page_bytes = 1 << unbuckle_store::page_bytes_log2(options.memory_bytes);
+    let parts = parts(options, classes, words, page_bytes)?;
+    Store::new(parts, &settings(options, seed)).map_err(|error| match error {
+        Unusable::Limit => {
+            refusal(options, &format_args!("at least {} MB is needed", unbuckle_store::LIMIT_BYTES_MIN >> 20))
+        }
+        Unusable::Tables | Unusable::Damaged => refusal(options, &"its tables do not fit"),
+    })
+}
+
+/// What a store needs beside its region.
+fn parts(
+    options: &Options,
+    classes: &Classes,
+    words: &'static [AtomicU64],
+    page_bytes: usize,
+) -> Result<Parts<'static>, Refusal> {
+    let pages = reserve((words.len() * 8).div_ceil(page_bytes), Wishes::default())
+        .map_err(|error| refusal(options, &error))?;
     let stripes = Vec::leak(std::iter::repeat_with(Stripe::default).take(STRIPES).collect());
     let workers = Vec::leak(std::iter::repeat_with(WorkerCounts::default).take(options.threads).collect());
     let classes = Vec::leak(classes.iter().map(|(_, bytes)| bytes).collect());
-    let parts = Parts { words, pages, stripes, workers, classes };
-    let settings = unbuckle_store::Options {
+    Ok(Parts { words, pages, stripes, workers, classes })
+}
+
+fn settings(options: &Options, seed: [u64; 2]) -> unbuckle_store::Options {
+    unbuckle_store::Options {
         limit_bytes: options.memory_bytes,
         item_bytes_max: options.item_bytes_max,
         evict: options.evict,
         seed,
         relax: std::thread::yield_now,
-    };
-    Store::new(parts, &settings).map_err(|error| match error {
-        Unusable::Limit => {
-            refuse(&format_args!("at least {} MB is needed", unbuckle_store::LIMIT_BYTES_MIN >> 20))
-        }
-        Unusable::Tables => refuse(&"its tables do not fit"),
-    })
+    }
+}
+
+fn refusal(options: &Options, error: &dyn std::fmt::Display) -> Refusal {
+    let megabytes = options.memory_bytes >> 20;
+    Refusal::new(exit::FAILURE, format!("cannot make a cache of {megabytes} MB (-m): {error}"))
 }
 
 /// What does not fit is refused by the kernel when it is reserved.

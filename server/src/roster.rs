@@ -23,6 +23,8 @@ pub(crate) enum State {
     Serving,
     /// Has not taken its reply.
     Stalled,
+    /// Watches, or gets a dump.
+    Watching,
 }
 
 impl State {
@@ -34,12 +36,13 @@ impl State {
             State::PartRead => "conn_nread",
             State::Serving => "conn_parse_cmd",
             State::Stalled => "conn_mwrite",
+            State::Watching => "conn_watch",
         }
     }
 
     fn from_bits(bits: u8) -> State {
-        use State::{Datagrams, Empty, Listening, New, PartRead, Read, Serving, Stalled};
-        let all = [Empty, Listening, Datagrams, New, Read, PartRead, Serving, Stalled];
+        use State::{Datagrams, Empty, Listening, New, PartRead, Read, Serving, Stalled, Watching};
+        let all = [Empty, Listening, Datagrams, New, Read, PartRead, Serving, Stalled, Watching];
         all.get(usize::from(bits)).copied().unwrap_or(Empty)
     }
 }
@@ -108,6 +111,12 @@ impl Roster {
             *lock(&row.entry) = None;
             row.state.store(State::Empty as u8, Ordering::Relaxed);
         }
+    }
+
+    /// As `stats conns` shows it.
+    pub(crate) fn address(&self, seat: Seat) -> Option<String> {
+        let row = self.rows.get(seat.0 as usize)?;
+        lock(&row.entry).as_ref().map(|entry| entry.address.clone())
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,16 +1,20 @@
 //! What all threads of the server see: settings, the store, counters, and the way to reach each other.
 
 use crate::admin::Classes;
+use crate::authentication::Passwords;
 use crate::buffers::Budget;
 use crate::clock::Clock;
-use crate::options::Options;
+use crate::options::{Options, Protection};
 use crate::roster::{Roster, lock};
+use crate::tls::Tls;
+use crate::watch::{Hub, Reporter};
 use rustix::event::EventfdFlags;
 use rustix::io;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use unbuckle_engine::Counters;
 use unbuckle_store::Store;
 
@@ -41,6 +45,11 @@ pub(crate) struct DoorCounts {
     /// Connections closed because what they left unread or unfinished found no memory.
     pub(crate) output_exhausted: Count,
     pub(crate) input_exhausted: Count,
+    pub(crate) tls_handshake_errors: Count,
+    /// After the handshake.
+    pub(crate) tls_protocol_errors: Count,
+    /// Handshakes in which no earlier session was resumed.
+    pub(crate) tls_new_sessions: Count,
     pub(crate) udp_dropped_malformed: Count,
     pub(crate) udp_dropped_rate: Count,
     pub(crate) udp_dropped_size: Count,
@@ -63,6 +72,7 @@ pub(crate) struct Arrival {
     pub(crate) socket: OwnedFd,
     pub(crate) address: String,
     pub(crate) listener: usize,
+    pub(crate) protection: Protection,
 }
 
 /// How other threads reach a worker.
@@ -82,6 +92,12 @@ impl Bell {
     pub(crate) fn new() -> io::Result<Bell> {
         rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map(Bell)
     }
+
+    /// The same bell, for another hand.
+    pub(crate) fn share(&self) -> io::Result<Bell> {
+        io::fcntl_dupfd_cloexec(&self.0, 0).map(Bell)
+    }
+
     pub(crate) fn ring(&self) {
         // It fails only when it has been rung 2^64 times without being heard.
         let _ = io::write(&self.0, &1u64.to_ne_bytes());
@@ -94,13 +110,13 @@ pub(crate) struct Desk {
     pub(crate) counters: Counters,
     pub(crate) door: DoorCounts,
     pub(crate) mailbox: Mailbox,
+    pub(crate) reporter: Reporter,
 }
 
 impl Desk {
-    pub(crate) fn new() -> io::Result<Desk> {
-        let mailbox =
-            Mailbox { arrivals: Mutex::new(Vec::new()), bell: Bell::new()?, connections: AtomicU32::new(0) };
-        Ok(Desk { counters: Counters::default(), door: DoorCounts::default(), mailbox })
+    pub(crate) fn new(bell: Bell, reporter: Reporter) -> Desk {
+        let mailbox = Mailbox { arrivals: Mutex::new(Vec::new()), bell, connections: AtomicU32::new(0) };
+        Desk { counters: Counters::default(), door: DoorCounts::default(), mailbox, reporter }
     }
 }
 
@@ -114,7 +130,11 @@ pub(crate) struct Shared<'r> {
     pub(crate) options: Options,
     pub(crate) store: Store<'r>,
     pub(crate) clock: Clock,
+    /// With `-Z`.
+    pub(crate) tls: Option<Tls>,
     pub(crate) classes: Classes,
+    /// `None`: everybody may come in.
+    pub(crate) passwords: Option<Passwords>,
     pub(crate) budget: Budget,
     pub(crate) roster: Roster,
     pub(crate) desks: Vec<Desk>,
@@ -124,7 +144,11 @@ pub(crate) struct Shared<'r> {
     pub(crate) listening_paused: AtomicBool,
     pub(crate) udp_addresses: Vec<SocketAddr>,
     pub(crate) verbosity: AtomicU32,
-    pub(crate) detail_enabled: AtomicBool,
+    pub(crate) hub: Arc<Hub>,
+    /// Lines of `stats settings` that differ from their defaults, by `-o` or by a command since.
+    pub(crate) shown_settings: Mutex<BTreeMap<&'static str, String>>,
+    /// Crawls that were asked for.
+    pub(crate) crawls: AtomicU64,
     pub(crate) stopping: AtomicBool,
     pub(crate) baseline: Mutex<Baseline>,
 }

@@ -3,15 +3,25 @@
 //! The system calls of a request that comes alone are one receive and one send. A receive that did not fill its buffer
 //! is not repeated to hear that there is no more. Everything readable is answered with one send, as far as the output
 //! buffer reaches. What is left over stays at the front of this thread's buffers, for the worker to park.
+//!
+//! Receiving and sending are where TLS comes in: `turn/sealed.rs` does both for connections that have a session.
 
-use crate::admin;
+use crate::admin::{self, Asker};
+use crate::ahead::ReadAhead;
 use crate::connection::{Connection, READ_BYTES_MIN};
+use crate::jobs::Job;
 use crate::shared::{DoorCounts, Shared};
+use crate::turn::sealed::Buffers;
+use crate::verbose;
+use crate::watch::{CloseReason, Reporter};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::os::fd::AsRawFd;
 use unbuckle_engine::{Engine, INPUT_BYTES_MIN, Next, OUTPUT_BYTES_MIN, Output};
 use unbuckle_wire::text::{Framing, LINE_BYTES_MAX, UNFINISHED_BYTES_MAX, frame};
+
+pub(crate) mod sealed;
 
 /// Holds the longest request that is waited for, and a read behind it.
 const INPUT_BYTES: usize = INPUT_BYTES_MIN + (64 << 10);
@@ -43,7 +53,7 @@ pub(crate) enum Turn {
 pub(crate) struct Leftover {
     pub(crate) input_bytes: usize,
     pub(crate) output: Range<usize>,
-    /// Output that never was in the buffer: the rest of a long administrative reply.
+    /// Output that never was in the buffer: the rest of a long administrative reply, or what TLS has sealed.
     pub(crate) long_reply: Vec<u8>,
 }
 
@@ -52,9 +62,15 @@ pub(crate) struct Server<'s, 'r> {
     pub(crate) engine: Engine<'s, 'r>,
     pub(crate) shared: &'s Shared<'r>,
     pub(crate) counts: &'s DoorCounts,
+    worker: usize,
+    reporter: &'s Reporter,
+    /// The engine tells the reporter what it does.
+    watched: bool,
     pub(crate) now_s: u32,
     pub(crate) input: Box<[u8]>,
     pub(crate) output: Box<[u8]>,
+    tls: Buffers,
+    pub(crate) read_ahead: ReadAhead,
 }
 
 /// What a connection may do in one turn.
@@ -67,11 +83,13 @@ struct Allowance {
 enum Received {
     Bytes,
     Nothing,
+    /// Nothing yet, and there is more to read: the others first.
+    Later,
     /// The other side has closed, or the socket is broken.
     End,
 }
 
-enum Sent {
+pub(crate) enum Sent {
     All,
     /// Bytes that were taken.
     Part(usize),
@@ -107,9 +125,14 @@ impl<'s, 'r> Server<'s, 'r> {
             engine,
             shared,
             counts: &shared.desks[worker].door,
+            worker,
+            reporter: &shared.desks[worker].reporter,
+            watched: false,
             now_s: 0,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             output: vec![0; OUTPUT_BYTES].into_boxed_slice(),
+            tls: shared.tls.as_ref().map_or_else(Buffers::default, |_| Buffers::new()),
+            read_ahead: ReadAhead::new(),
         }
     }
 
@@ -126,8 +149,27 @@ impl<'s, 'r> Server<'s, 'r> {
         }
     }
 
+    /// Requests of this descriptor's client follow: whoever watches is told of them.
+    #[inline]
+    pub(crate) fn follow_watchers(&mut self, descriptor: i32) {
+        let watched = self.shared.hub.wanted().concern_requests();
+        if watched || self.watched {
+            self.report(watched, descriptor);
+        }
+    }
+
+    #[cold]
+    fn report(&mut self, watched: bool, descriptor: i32) {
+        self.watched = watched;
+        self.reporter.begin(descriptor, self.now_s);
+        self.engine.observe(watched.then_some(self.reporter as &dyn unbuckle_engine::Observer));
+    }
+
     /// Gives `connection` its turn. `alone`: no other connection is known to wait.
     pub(crate) fn turn(&mut self, connection: &mut Connection<'s>, alone: bool) -> Turn {
+        if matches!(connection.job, Some(Job::Watching(_))) {
+            return self.watching_turn(connection);
+        }
         if connection.stalled {
             match self.send_parked(connection) {
                 Sent::All if connection.closing => return Turn::Close,
@@ -136,6 +178,10 @@ impl<'s, 'r> Server<'s, 'r> {
                 Sent::Broken => return Turn::Close,
             }
         }
+        if connection.job.is_some() {
+            return self.dumping_turn(connection);
+        }
+        self.follow_watchers(connection.socket.as_raw_fd());
         let mut allowance = Allowance {
             requests: self.shared.options.requests_per_event,
             renewals: if alone { RENEWALS_ALONE } else { 0 },
@@ -150,6 +196,9 @@ impl<'s, 'r> Server<'s, 'r> {
                 match self.receive_line(connection, &mut filled) {
                     Received::Bytes => {}
                     Received::Nothing => break,
+                    Received::Later => {
+                        return Turn::Again(Leftover { input_bytes: filled.taken(), ..Leftover::default() });
+                    }
                     Received::End => return Turn::Close,
                 }
             }
@@ -178,7 +227,11 @@ impl<'s, 'r> Server<'s, 'r> {
     fn consider_peeking(&self, connection: &mut Connection<'_>, filled: Filled) {
         if connection.peeking {
             connection.peeking = filled.bytes > 0 || !connection.session.is_idle();
-        } else if filled.bytes >= LONG_LINE_BYTES {
+        } else if filled.bytes >= LONG_LINE_BYTES
+            && connection.tls.is_none()
+            && !connection.session.is_binary()
+        {
+            // Records cannot be looked at and left.
             connection.peeking = !self.input[..filled.bytes].contains(&b'\n');
         }
     }
@@ -190,12 +243,13 @@ impl<'s, 'r> Server<'s, 'r> {
         while matches!(received, Received::Bytes)
             && connection.readable
             && connection.session.is_idle()
+            && !connection.session.is_binary()
             && (UNFINISHED_BYTES_MAX..LINE_BYTES_MAX).contains(&filled.bytes)
             && matches!(frame(&self.input[..filled.bytes]), Framing::Overlong)
         {
             match self.receive(connection, filled) {
                 Received::Bytes => {}
-                Received::Nothing => break,
+                Received::Nothing | Received::Later => break,
                 Received::End => return Received::End,
             }
         }
@@ -204,6 +258,9 @@ impl<'s, 'r> Server<'s, 'r> {
 
     /// Reads behind the first `filled` bytes of the input buffer, or looks at what is to be read.
     fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
+        if connection.tls.is_some() {
+            return self.receive_sealed(connection, filled);
+        }
         // What was seen and is not the line's end is taken: the kernel's buffer has to have room for the rest.
         if connection.peeking && filled.peeked == 0 && !connection.hung_up {
             return self.peek(connection, filled);
@@ -215,15 +272,24 @@ impl<'s, 'r> Server<'s, 'r> {
             // The engine has waited for the end of a request that is longer than any: its promise is broken.
             return Received::End;
         }
-        let got = match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::empty()) {
-            Ok((0, _)) => return Received::End,
-            Ok((got, _)) => got,
-            Err(Errno::AGAIN) => {
-                connection.readable = false;
-                return Received::Nothing;
+        let got = if let Some(ahead) = connection.ahead.take() {
+            let bytes = self.read_ahead.bytes(ahead);
+            free[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        } else {
+            match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::empty()) {
+                Ok((0, _)) => {
+                    connection.close_reason = CloseReason::Normal;
+                    return Received::End;
+                }
+                Ok((got, _)) => got,
+                Err(Errno::AGAIN) => {
+                    connection.readable = false;
+                    return Received::Nothing;
+                }
+                Err(Errno::INTR) => return Received::Nothing,
+                Err(_) => return Received::End,
             }
-            Err(Errno::INTR) => return Received::Nothing,
-            Err(_) => return Received::End,
         };
         if got == wanted {
             connection.read_bytes = (connection.read_bytes * 2).min(INPUT_BYTES_MIN);
@@ -240,7 +306,10 @@ impl<'s, 'r> Server<'s, 'r> {
         let free = &mut self.input[filled.bytes..];
         let wanted = INPUT_BYTES_MIN.min(free.len());
         match rustix::net::recv(&connection.socket, &mut free[..wanted], RecvFlags::PEEK) {
-            Ok((0, _)) => Received::End,
+            Ok((0, _)) => {
+                connection.close_reason = CloseReason::Normal;
+                Received::End
+            }
             Ok((seen, _)) => {
                 *filled = Filled { bytes: filled.bytes + seen, peeked: seen };
                 Received::Bytes
@@ -302,13 +371,24 @@ impl<'s, 'r> Server<'s, 'r> {
         let mut portion = if connection.stalled_before { OUTPUT_BYTES_MIN } else { OUTPUT_BYTES };
         let mut written = 0;
         let mut sent = 0;
+        let verbose = self.shared.verbosity() >= verbose::REQUESTS;
         loop {
+            let (before, from, begins) = (written, *start, connection.session.is_idle());
+            let requests = if verbose { 1.min(allowance.requests) } else { allowance.requests };
             let mut output = Output { bytes: &mut self.output[..portion], filled: written };
             let input = &self.input[*start..end];
-            let served = self.engine.serve(&mut connection.session, input, &mut output, allowance.requests);
+            let served = self.engine.serve(&mut connection.session, input, &mut output, requests);
             written = output.filled;
             *start += served.consumed;
             allowance.requests = allowance.requests.saturating_sub(served.requests);
+            if verbose {
+                let descriptor = connection.socket.as_raw_fd();
+                // Only now it is known to be whole.
+                if begins && (*start > from || matches!(served.next, Next::Admin { .. })) {
+                    verbose::request(descriptor, &self.input[from..end]);
+                }
+                verbose::reply(descriptor, self.output.get(before..written).unwrap_or_default());
+            }
             let step = match served.next {
                 Next::Input => Step::Read,
                 Next::Output => {
@@ -321,14 +401,21 @@ impl<'s, 'r> Server<'s, 'r> {
                         step => return step,
                     }
                 }
-                Next::Yield if self.renew(allowance) => continue,
+                Next::Yield if allowance.requests > 0 || self.renew(allowance) => continue,
                 Next::Yield => Step::Yielded,
-                Next::Close => Step::Close,
+                Next::Close => {
+                    if connection.session.has_quit() {
+                        connection.close_reason = CloseReason::Normal;
+                    }
+                    Step::Close
+                }
                 Next::Admin { len, skip } => {
                     let step = self.administer(connection, *start, len, &mut written);
                     *start = (*start + skip).min(end);
                     allowance.requests = allowance.requests.saturating_sub(1);
                     match step {
+                        // What was asked for goes out from the next turn on.
+                        Step::Read if connection.job.is_some() => Step::Yielded,
                         Step::Read if allowance.requests > 0 || self.renew(allowance) => continue,
                         Step::Read => Step::Yielded,
                         step => return step,
@@ -355,10 +442,14 @@ impl<'s, 'r> Server<'s, 'r> {
     }
 
     /// Sends the output buffer's first `written` bytes, and sets that back to 0. `Step::Read` when all are gone.
+    #[inline(always)] // grown by its way out to TLS, it would else become a call of its own
     fn send_written(&mut self, connection: &mut Connection<'_>, written: &mut usize) -> Step {
         let end = std::mem::take(written);
         if end == 0 {
             return Step::Read;
+        }
+        if connection.tls.is_some() {
+            return self.send_written_sealed(connection, end);
         }
         match send(&connection.socket, &self.output[..end], self.counts) {
             Sent::All => Step::Read,
@@ -381,9 +472,18 @@ impl<'s, 'r> Server<'s, 'r> {
         let line = self.input.get(start..start + len).unwrap_or_default();
         let mut reply = Vec::new();
         self.shared.roster.note(connection.seat, crate::roster::State::Serving, self.now_s);
-        let outcome = admin::answer(line, self.shared, self.now_s, &mut reply);
-        if outcome == admin::Outcome::Close {
-            return Step::Close;
+        let replies = self.output.get(..*written).unwrap_or_default();
+        // memcached sends what there is behind a `get` and an `mn`, so that nothing waits after them.
+        let replies_wait =
+            !replies.is_empty() && !replies.ends_with(b"END\r\n") && !replies.ends_with(b"MN\r\n");
+        let asker = Asker { now_s: self.now_s, worker: Some(self.worker), replies_wait };
+        match admin::answer(line, self.shared, &asker, &mut reply) {
+            admin::Outcome::Replied => {}
+            admin::Outcome::Close => {
+                connection.close_reason = CloseReason::Shutdown;
+                return Step::Close;
+            }
+            admin::Outcome::Begin(job) => connection.job = Some(job),
         }
         self.follow_moved_clock();
         if let Some(place) = self.output.get_mut(*written..*written + reply.len()) {
@@ -393,8 +493,19 @@ impl<'s, 'r> Server<'s, 'r> {
         }
         match self.send_written(connection, written) {
             Step::Read => {}
+            Step::Stalled { unsent: _, long_reply } if connection.tls.is_some() => {
+                return self.stall_behind_sealed(connection, long_reply, &reply);
+            }
             Step::Stalled { unsent, .. } => return Step::Stalled { unsent, long_reply: reply },
             step => return step,
+        }
+        self.send_long_reply(connection, reply)
+    }
+
+    /// Sends an administrative reply that did not fit into the output buffer.
+    fn send_long_reply(&mut self, connection: &mut Connection<'_>, mut reply: Vec<u8>) -> Step {
+        if connection.tls.is_some() {
+            return self.send_long_reply_sealed(connection, &reply);
         }
         match send(&connection.socket, &reply, self.counts) {
             Sent::All => Step::Read,
@@ -406,11 +517,30 @@ impl<'s, 'r> Server<'s, 'r> {
         }
     }
 
-    fn send_parked(&mut self, connection: &mut Connection<'_>) -> Sent {
+    /// Sends a piece of what is sent instead of replies. `Break`: the turn is over.
+    pub(crate) fn send_piece(
+        &mut self,
+        connection: &mut Connection<'_>,
+        piece: Vec<u8>,
+    ) -> ControlFlow<Turn> {
+        match self.send_long_reply(connection, piece) {
+            Step::Read => ControlFlow::Continue(()),
+            Step::Stalled { long_reply, .. } => {
+                connection.stalled = true;
+                ControlFlow::Break(Turn::Wait(Leftover { long_reply, ..Leftover::default() }))
+            }
+            _ => ControlFlow::Break(Turn::Close),
+        }
+    }
+
+    pub(crate) fn send_parked(&mut self, connection: &mut Connection<'_>) -> Sent {
         if connection.output.is_empty() {
             return Sent::All;
         }
-        let sent = send(&connection.socket, connection.output.rest(), self.counts);
+        // What is parked of a session is sealed, and was counted when it was.
+        let uncounted = DoorCounts::default();
+        let counts = if connection.tls.is_some() { &uncounted } else { self.counts };
+        let sent = send(&connection.socket, connection.output.rest(), counts);
         match sent {
             Sent::All => connection.output.clear(),
             Sent::Part(bytes) => connection.output.consume(bytes),
@@ -429,7 +559,7 @@ impl<'s, 'r> Server<'s, 'r> {
             match self.receive(connection, &mut filled) {
                 Received::Bytes => {}
                 // The end is heard again when what is owed has been sent.
-                Received::Nothing | Received::End => break,
+                Received::Nothing | Received::Later | Received::End => break,
             }
         }
         connection.read_bytes = READ_BYTES_MIN;

@@ -5,22 +5,30 @@
 //! and hold no lock while they serve.
 
 use crate::acceptor::Acceptor;
+use crate::ahead;
 use crate::buffers::Exhausted;
 use crate::connection::{Connection, Table, Token};
+use crate::jobs::Job;
+use crate::options;
 use crate::roster::{Entry, State, lock};
 use crate::shared::{Arrival, Desk, Shared};
+use crate::tls::session::Session as TlsSession;
 use crate::turn::{Leftover, Server, Turn};
 use crate::udp::DatagramSocket;
+use crate::verbose;
+use crate::watch::{CloseReason, What};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{self, Errno};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
-use unbuckle_engine::{Engine, Settings};
+use unbuckle_engine::{Engine, Protocol, Settings};
 
 /// Sockets that one poll reports.
 const EVENTS_MAX: usize = 128;
 /// Background work on a busy worker: steps for each second's tick, and one for each poll while there is more.
 const MAINTAIN_STEPS_PER_TICK: usize = 32;
+/// A TLS handshake that takes longer is given up.
+const GREETING_SECONDS_MAX: u32 = 60;
 
 /// The poller's own tokens have the highest bit; see [`Token`] for the others.
 const OWN: u64 = 1 << 63;
@@ -45,6 +53,10 @@ pub(crate) struct Worker<'s, 'r> {
     queue: VecDeque<Token>,
     /// Stalled connections with the number of their stall, the longest-stalled first. Entries outlive their stall.
     stalled: VecDeque<(Token, u32)>,
+    /// Connections that watch.
+    watching: Vec<Token>,
+    /// TLS handshakes with the second in which they began, the oldest first. Entries outlive their handshake.
+    greetings: VecDeque<(Token, u32)>,
     datagrams: Vec<DatagramSocket>,
     /// With one thread, the worker accepts as well.
     acceptor: Option<Acceptor<'s, 'r>>,
@@ -60,9 +72,20 @@ impl<'s, 'r> Worker<'s, 'r> {
         acceptor: Option<Acceptor<'s, 'r>>,
     ) -> io::Result<Worker<'s, 'r>> {
         let desk = &shared.desks[number];
-        let settings = Settings { cas: shared.options.cas, flush_enabled: shared.options.flush_enabled };
+        let settings = Settings {
+            cas: shared.options.cas,
+            flush_enabled: shared.options.flush_enabled,
+            protocol: match shared.options.protocol {
+                options::Protocol::Auto => Protocol::Negotiated,
+                options::Protocol::Ascii => Protocol::Text,
+                options::Protocol::Binary => Protocol::Binary,
+            },
+        };
         let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
-        let engine = Engine::new(hands, settings, &desk.counters);
+        let mut engine = Engine::new(hands, settings, &desk.counters);
+        if let Some(passwords) = &shared.passwords {
+            engine = engine.guarded(passwords);
+        }
         let poll = epoll::create(CreateFlags::CLOEXEC)?;
         let ticker = shared.clock.ticker()?;
         let edge = EventFlags::IN | EventFlags::ET;
@@ -90,6 +113,8 @@ impl<'s, 'r> Worker<'s, 'r> {
             connections: Table::default(),
             queue: VecDeque::new(),
             stalled: VecDeque::new(),
+            watching: Vec::new(),
+            greetings: VecDeque::new(),
             datagrams,
             acceptor,
             maintain_more: true,
@@ -113,8 +138,13 @@ impl<'s, 'r> Worker<'s, 'r> {
                 Err(error) => return Err(error),
             }
             let waiting = events.len() + self.queue.len();
-            for event in &events {
-                self.handle(*event, waiting <= 1);
+            for batch in events.chunks(ahead::PLACES) {
+                if batch.len() > 1 {
+                    self.read_ahead(batch);
+                }
+                for event in batch {
+                    self.handle(*event, waiting <= 1);
+                }
             }
             self.serve_queue();
             if self.maintain_more {
@@ -125,6 +155,23 @@ impl<'s, 'r> Worker<'s, 'r> {
         Ok(())
     }
 
+    /// Receives what connections at rest have sent, and asks for the memory that it will take to answer.
+    fn read_ahead(&mut self, batch: &[Event]) {
+        let read_ahead = &mut self.server.read_ahead;
+        read_ahead.begin();
+        for event in batch {
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data & OWN == 0
+                && flags == EventFlags::IN
+                && let Some(connection) = self.connections.get_mut(Token::from_bits(data))
+                && connection.is_at_rest()
+            {
+                read_ahead.receive(connection);
+            }
+        }
+        read_ahead.anticipate(&self.server.engine);
+    }
+
     fn handle(&mut self, event: Event, alone: bool) {
         let data = event.data.u64();
         if data & OWN == 0 {
@@ -132,7 +179,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         match data & KIND_MASK {
             TICK if data == TICK => self.tick(),
-            TICK => self.take_arrivals(),
+            TICK => self.hear_bell(),
             DATAGRAMS => {
                 if let Some(socket) = self.datagrams.get_mut(data as u32 as usize) {
                     socket.serve(&mut self.server);
@@ -217,7 +264,12 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn note_turn(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        let state = if connection.stalled {
+        let state = if let Some(job) = &connection.job {
+            if matches!(job, Job::Watching(_)) && !self.watching.contains(&token) {
+                self.watching.push(token);
+            }
+            State::Watching
+        } else if connection.stalled {
             State::Stalled
         } else if !connection.session.is_idle() || connection.input.rest().contains(&b'\n') {
             State::PartRead
@@ -282,17 +334,45 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn close(&mut self, token: Token) {
         if let Some(mut connection) = self.connections.remove(token) {
+            self.server.end_sealed(&mut connection);
             self.server.engine.end(&mut connection.session);
+            if let Some(Job::Watching(watcher)) = connection.job.take() {
+                self.shared.hub.remove(&watcher);
+                self.watching.retain(|other| *other != token);
+            }
+            self.report_close(&connection);
             self.shared.roster.leave(connection.seat);
             drop(connection);
             self.shared.connection_gone(self.number);
         }
     }
 
-    fn take_arrivals(&mut self) {
+    fn report_close(&self, connection: &Connection<'_>) {
+        if self.shared.verbosity() >= verbose::REQUESTS {
+            verbose::closed(connection.socket.as_raw_fd());
+        }
+        if !self.shared.hub.wanted().is_empty() {
+            let (descriptor, reason) = (connection.socket.as_raw_fd(), connection.close_reason);
+            let address = self.shared.roster.address(connection.seat).unwrap_or_default();
+            self.desk.reporter.connection(What::Closed { descriptor, reason }, &address);
+        }
+    }
+
+    fn hear_bell(&mut self) {
         let mut number = [0; 8];
         // To be heard again, the bell must have been silenced.
         let _ = io::read(&self.desk.mailbox.bell.0, &mut number);
+        self.take_arrivals();
+        for index in 0..self.watching.len() {
+            let Some(&token) = self.watching.get(index) else { break };
+            let waits = self.connections.get_mut(token).is_some_and(|connection| !connection.queued);
+            if waits {
+                self.give_turn(token, false);
+            }
+        }
+    }
+
+    fn take_arrivals(&mut self) {
         let arrivals = std::mem::take(&mut *lock(&self.desk.mailbox.arrivals));
         for arrival in arrivals {
             if self.welcome(arrival).is_err() {
@@ -303,10 +383,25 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn welcome(&mut self, arrival: Arrival) -> io::Result<()> {
         let now_s = self.server.now_s;
+        let descriptor = arrival.socket.as_raw_fd();
+        if self.shared.verbosity() >= verbose::REQUESTS {
+            verbose::connected(descriptor);
+        }
+        self.desk.reporter.connection(What::Opened { descriptor }, &arrival.address);
+        let budget = &self.shared.budget;
+        let tls = match &self.shared.tls {
+            Some(tls) => TlsSession::accept(tls, arrival.protection, budget).transpose(),
+            None => Ok(None),
+        };
+        let tls = tls.map_err(|_| Errno::PROTO)?;
+        let is_greeting = tls.is_some();
         let entry = Entry { address: arrival.address, listener: Some(arrival.listener) };
         let seat = self.shared.roster.enter(arrival.socket.as_raw_fd(), entry, State::New, now_s);
-        let connection = Connection::new(arrival.socket, seat, &self.shared.budget, now_s);
+        let connection = Connection::new(arrival.socket, tls, seat, budget, now_s);
         let token = self.connections.insert(connection);
+        if is_greeting {
+            self.greetings.push_back((token, now_s));
+        }
         let Some(connection) = self.connections.get_mut(token) else { return Ok(()) };
         let added =
             epoll::add(&self.poll, &connection.socket, EventData::new_u64(token.to_bits()), WAIT_FOR_INPUT);
@@ -323,10 +418,13 @@ impl<'s, 'r> Worker<'s, 'r> {
         // A timer that is not read does not start over.
         let _ = io::read(&self.ticker, &mut [0; 8]);
         self.server.now_set(self.shared.clock.now_s());
+        // Upkeep may evict, too.
+        self.server.follow_watchers(0);
         let timeout_s = self.shared.options.extended.idle_timeout_s;
         if timeout_s > 0 {
             self.close_idle(timeout_s);
         }
+        self.close_long_greetings();
         self.maintain_more = true;
         for _ in 0..MAINTAIN_STEPS_PER_TICK {
             if !self.server.engine.maintain() {
@@ -336,16 +434,38 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
     }
 
+    fn close_long_greetings(&mut self) {
+        let now_s = self.server.now_s;
+        while let Some(&(token, began_s)) = self.greetings.front() {
+            let greets = self
+                .connections
+                .get_mut(token)
+                .is_some_and(|connection| connection.tls.as_ref().is_some_and(|tls| tls.is_greeting()));
+            if greets && now_s.saturating_sub(began_s) <= GREETING_SECONDS_MAX {
+                return;
+            }
+            self.greetings.pop_front();
+            if greets {
+                self.server.counts.tls_handshake_errors.add(1);
+                self.close(token);
+            }
+        }
+    }
+
     fn close_idle(&mut self, timeout_s: u32) {
         let now_s = self.server.now_s;
         let idle: Vec<Token> = self
             .connections
             .iter()
+            .filter(|(_, connection)| connection.job.is_none())
             .filter(|(_, connection)| now_s.saturating_sub(connection.last_turn_s) > timeout_s)
             .map(|(token, _)| token)
             .collect();
         for token in idle {
             self.server.counts.idle_kicks.add(1);
+            if let Some(connection) = self.connections.get_mut(token) {
+                connection.close_reason = CloseReason::IdleTimeout;
+            }
             self.close(token);
         }
     }

@@ -4,6 +4,7 @@
 //! a slower machine would change.
 
 use crate::server::Address;
+use crate::tls::{Identity, TlsStream};
 use crate::transcript::Transport;
 use anyhow::{Context, Result, bail};
 use std::io::{ErrorKind, Read, Write};
@@ -20,6 +21,7 @@ const FRAME_BYTES: usize = 8;
 #[derive(Debug)]
 enum Wire {
     Tcp(TcpStream),
+    Tls(Box<TlsStream>),
     Unix(UnixStream),
     Udp(UdpSocket),
 }
@@ -33,6 +35,8 @@ pub struct Connection {
     request_id: u16,
     /// The transport writes only when something is expected: consecutive lines make one datagram or segment.
     pending: Vec<u8>,
+    /// What was last sent began as a binary frame.
+    binary: bool,
 }
 
 impl Connection {
@@ -40,6 +44,7 @@ impl Connection {
         let wire = match (address, transport) {
             (Address::Path(path), _) => Wire::Unix(UnixStream::connect(path)?),
             (Address::Port(port), Transport::Udp | Transport::Datagram) => Wire::Udp(greeted(*port)?),
+            (Address::Port(port), Transport::Tls) => Wire::Tls(Box::new(Identity::plain()?.connect(*port)?)),
             (Address::Port(port), _) => {
                 let stream = TcpStream::connect(port)?;
                 stream.set_nodelay(true)?;
@@ -48,15 +53,32 @@ impl Connection {
         };
         match &wire {
             Wire::Tcp(stream) => stream.set_read_timeout(Some(ANSWER_MAX))?,
+            Wire::Tls(stream) => stream.socket().set_read_timeout(Some(ANSWER_MAX))?,
             Wire::Unix(stream) => stream.set_read_timeout(Some(ANSWER_MAX))?,
             Wire::Udp(socket) => socket.set_read_timeout(Some(ANSWER_MAX))?,
         }
-        Ok(Connection { wire, transport, received: Vec::new(), taken: 0, request_id: 0, pending: Vec::new() })
+        Ok(Connection {
+            wire,
+            transport,
+            received: Vec::new(),
+            taken: 0,
+            request_id: 0,
+            pending: Vec::new(),
+            binary: false,
+        })
     }
 
     /// Queues bytes: they leave when [`Connection::flush`] is called.
     pub fn send(&mut self, bytes: &[u8]) {
+        if self.pending.is_empty() {
+            self.binary = bytes.first() == Some(&0x80);
+        }
         self.pending.extend_from_slice(bytes);
+    }
+
+    /// Whether it speaks the binary protocol.
+    pub fn is_binary(&self) -> bool {
+        self.binary
     }
 
     /// Sends what is queued. A server that has closed meanwhile is noticed when its answer is missing, not here.
@@ -70,6 +92,7 @@ impl Connection {
                 bytes.chunks(1).try_for_each(|byte| stream.write_all(byte))
             }
             Wire::Tcp(stream) => stream.write_all(&bytes),
+            Wire::Tls(stream) => stream.write_all(&bytes).and_then(|()| stream.flush()),
             Wire::Unix(stream) => stream.write_all(&bytes),
             Wire::Udp(socket) if self.transport == Transport::Datagram => socket.send(&bytes).map(|_| ()),
             Wire::Udp(socket) => {
@@ -116,6 +139,7 @@ impl Connection {
         let mut buffer = vec![0; 1 << 16];
         let read = match &mut self.wire {
             Wire::Tcp(stream) => stream.read(&mut buffer),
+            Wire::Tls(stream) => stream.read(&mut buffer),
             Wire::Unix(stream) => stream.read(&mut buffer),
             Wire::Udp(socket) => socket.recv(&mut buffer),
         };
@@ -150,8 +174,9 @@ impl Connection {
 
     pub fn finish(&mut self) -> Result<()> {
         self.flush()?;
-        match &self.wire {
+        match &mut self.wire {
             Wire::Tcp(stream) => stream.shutdown(Shutdown::Write)?,
+            Wire::Tls(stream) => stream.finish()?,
             Wire::Unix(stream) => stream.shutdown(Shutdown::Write)?,
             Wire::Udp(_) => bail!("a datagram socket has no half to close"),
         }

@@ -17,6 +17,10 @@ pub enum Piece {
     Text,
     /// Digits that are bound to a name, or replaced by what was bound.
     Bound(String),
+    /// The same as eight bytes.
+    BoundCas(String),
+    /// Any eight bytes.
+    AnyCas,
 }
 
 /// Reads one line of a transcript, without its marker.

@@ -6,11 +6,18 @@
 //! a transcript that the original does not pass is wrong, unless its header restricts it to one target and
 //! COMPATIBILITY.md names the difference.
 //!
+//! `tests/server.rs` beside them has what a transcript cannot say.
+//!
 //! Not here: unit tests (beside the code), load, and anything that measures time.
 
+pub mod authority;
 pub mod connection;
 pub mod escape;
+pub mod frame;
+pub mod module;
 pub mod play;
+pub mod process;
 pub mod server;
 pub mod suite;
+pub mod tls;
 pub mod transcript;

@@ -2,16 +2,18 @@
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
-use unbuckle_tests::server::{Target, unbuckle_path};
+use unbuckle_tests::server::{Kind, Target, unbuckle_path};
 use unbuckle_tests::transcript::{Transport, read_folder};
-use unbuckle_tests::{suite, transcript::Case};
+use unbuckle_tests::{module, suite, transcript::Case};
 
-const USAGE: &str = "usage: conformance [--target unbuckle|memcached PATH] [--transport NAME]... [--jobs N] [--list] [FILTER]...
+const USAGE: &str = "usage: conformance [--target unbuckle|memcached|module PATH] [--transcripts FOLDER] [--transport NAME]... [--jobs N]
+                   [--list] [FILTER]...
   plays the cases whose name contains one of the filters; default target: the unbuckle that cargo builds";
 
 #[derive(Debug, Default)]
 struct Wishes {
     target: Option<(String, PathBuf)>,
+    transcripts: Option<PathBuf>,
     transports: Vec<Transport>,
     filters: Vec<String>,
     jobs: usize,
@@ -21,6 +23,7 @@ struct Wishes {
 fn main() -> Result<std::process::ExitCode> {
     let wishes = wishes(std::env::args().skip(1))?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
+    let folder = wishes.transcripts.unwrap_or(folder);
     let wanted = |case: &Case| {
         wishes.filters.is_empty() || wishes.filters.iter().any(|filter| case.name.contains(filter))
     };
@@ -33,10 +36,14 @@ fn main() -> Result<std::process::ExitCode> {
     let target = match wishes.target {
         Some((kind, path)) if kind == "memcached" => Target::memcached(path),
         Some((kind, path)) if kind == "unbuckle" => Target::unbuckle(path),
-        Some((kind, _)) => bail!("expected target unbuckle or memcached, got `{kind}`"),
+        Some((kind, path)) if kind == "module" => Target::module(path),
+        Some((kind, _)) => bail!("expected target unbuckle, memcached or module, got `{kind}`"),
         None => Target::unbuckle(unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?),
     };
-    let report = suite::run(&cases, &target, &wishes.transports, wishes.jobs);
+    // There is one module, and it has one state.
+    let jobs = if target.kind == Kind::Module { 1 } else { wishes.jobs };
+    let report = suite::run(&cases, &target, &wishes.transports, jobs);
+    module::unload()?;
     for outcome in report.failed() {
         let reason = outcome.result.as_ref().err().map_or("", String::as_str);
         println!(
@@ -59,6 +66,7 @@ fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes> {
             |name: &str| arguments.next().with_context(|| format!("{name} needs a value\n{USAGE}"));
         match argument.as_str() {
             "--target" => wishes.target = Some((value("--target")?, PathBuf::from(value("--target")?))),
+            "--transcripts" => wishes.transcripts = Some(PathBuf::from(value("--transcripts")?)),
             "--transport" => wishes.transports.push(Transport::named(&value("--transport")?)?),
             "--jobs" => wishes.jobs = value("--jobs")?.parse()?,
             "--list" => wishes.list = true,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 /// Plays `case` on a server of its own.
 pub fn play(case: &Case, target: &Target, transport: Transport) -> Result<()> {
-    let mut server = Server::start(target, &case.options, transport, case.moves_time())?;
+    let mut server = Server::start_for(target, case, transport)?;
     let mut player = Player::new(&server, transport)?;
     let played = player.steps(&case.steps).and_then(|()| player.check_quiet());
     if let Some(status) = server.ended() {
@@ -70,7 +70,12 @@ impl<'s> Player<'s> {
             }
             Step::Time(seconds) => {
                 self.settle()?;
-                self.ask(&format!("debugtime {seconds}\r\n"), b"OK\r\n")
+                let current = self.current.clone();
+                if self.connection()?.is_binary() && self.transport != Transport::Udp {
+                    self.switch("clock")?;
+                }
+                self.ask(&format!("debugtime {seconds}\r\n"), b"OK\r\n")?;
+                self.switch(&current)
             }
             Step::Wait { ms } => {
                 self.settle()?;
@@ -109,7 +114,12 @@ impl<'s> Player<'s> {
                 Piece::Bound(name) => {
                     bytes.extend(self.bound.get(name).with_context(|| format!("<cas:{name}> is not bound"))?);
                 }
-                Piece::Number | Piece::Text => bail!("only <cas:NAME> can be sent"),
+                Piece::BoundCas(name) => {
+                    let digits =
+                        self.bound.get(name).with_context(|| format!("<cas:{name}> is not bound"))?;
+                    bytes.extend(String::from_utf8_lossy(digits).parse::<u64>()?.to_be_bytes());
+                }
+                Piece::Number | Piece::Text | Piece::AnyCas => bail!("only <cas:NAME> can be sent"),
             }
         }
         Ok(bytes)
@@ -127,18 +137,38 @@ impl<'s> Player<'s> {
             }
             Piece::Bound(name) => {
                 let digits = self.digits()?;
-                if let Some(bound) = self.bound.get(name) {
-                    if *bound != digits {
-                        bail!("expected <cas:{name}> = {} again, got {}", show(bound), show(&digits));
-                    }
-                } else if let Some((other, _)) = self.bound.iter().find(|(_, bound)| **bound == digits) {
-                    bail!("<cas:{name}> must differ from <cas:{other}>, both are {}", show(&digits));
-                } else {
-                    self.bound.insert(name.clone(), digits);
-                }
-                Ok(())
+                self.bind(name, digits)
             }
+            Piece::BoundCas(name) => {
+                let cas = u64::from_be_bytes(self.bytes()?);
+                self.bind(name, cas.to_string().into_bytes())
+            }
+            Piece::AnyCas => self.bytes::<8>().map(|_| ()),
         }
+    }
+
+    /// A CAS is the same as its name's, and no other name's.
+    fn bind(&mut self, name: &str, digits: Vec<u8>) -> Result<()> {
+        if let Some(bound) = self.bound.get(name) {
+            if *bound != digits {
+                bail!("expected <cas:{name}> = {} again, got {}", show(bound), show(&digits));
+            }
+        } else if let Some((other, _)) = self.bound.iter().find(|(_, bound)| **bound == digits) {
+            bail!("<cas:{name}> must differ from <cas:{other}>, both are {}", show(&digits));
+        } else {
+            self.bound.insert(name.to_owned(), digits);
+        }
+        Ok(())
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        let connection = self.connection()?;
+        for byte in &mut bytes {
+            *byte = connection.peek()?.context("the server closed in the middle of a frame")?;
+            connection.take();
+        }
+        Ok(bytes)
     }
 
     fn expect_bytes(&mut self, expected: &[u8]) -> Result<()> {
@@ -180,11 +210,26 @@ impl<'s> Player<'s> {
 
     /// Everything that was sent has been served: the answer to one more question comes, and nothing else.
     fn settle(&mut self) -> Result<()> {
+        if self.connection()?.is_binary() {
+            return self.settle_binary();
+        }
         self.connection()?.send(b"version\r\n");
         self.connection()?.flush()?;
         self.expect_bytes(b"VERSION ").context("expected nothing more than the answer to `version`")?;
         self.expect(&Piece::Text)?;
         self.expect_bytes(b"\r\n")
+    }
+
+    fn settle_binary(&mut self) -> Result<()> {
+        let mut request = [0; 24];
+        request[..2].copy_from_slice(&[0x80, 0x0b]);
+        self.connection()?.send(&request);
+        self.connection()?.flush()?;
+        self.expect_bytes(&[0x81, 0x0b, 0, 0, 0, 0, 0, 0])
+            .context("expected nothing more than the answer to `version`")?;
+        let body_len = u32::from_be_bytes(self.bytes()?);
+        self.expect_bytes(&[0; 12])?;
+        (0..body_len).try_for_each(|_| self.bytes::<1>().map(|_| ()))
     }
 
     /// At its end a case has taken every byte that the server sent.
@@ -260,7 +305,8 @@ fn describe(step: &Step) -> String {
                 Piece::Bytes(bytes) => show(bytes),
                 Piece::Number => "<number>".to_owned(),
                 Piece::Text => "<text>".to_owned(),
-                Piece::Bound(name) => format!("<cas:{name}>"),
+                Piece::Bound(name) | Piece::BoundCas(name) => format!("<cas:{name}>"),
+                Piece::AnyCas => "<any>".to_owned(),
             })
             .collect()
     };

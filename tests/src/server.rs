@@ -1,6 +1,8 @@
 //! Starts a server on a free port or socket, and ends it: by process id, never by name.
 
-use crate::transcript::Transport;
+use crate::authority::Authority;
+use crate::module;
+use crate::transcript::{Case, Transport, Users, UsersForm};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -23,13 +25,17 @@ pub struct Target {
 pub enum Kind {
     Unbuckle,
     Memcached,
+    /// Unbuckle, as the kernel module.
+    Module,
 }
 
 impl Kind {
-    pub fn name(self) -> &'static str {
+    /// Does a case that is for `name` mean this? Most that mean Unbuckle mean each of its doors.
+    pub fn is_called(self, name: &str) -> bool {
         match self {
-            Kind::Unbuckle => "unbuckle",
-            Kind::Memcached => "memcached",
+            Kind::Unbuckle => matches!(name, "unbuckle" | "server"),
+            Kind::Module => matches!(name, "unbuckle" | "module"),
+            Kind::Memcached => name == "memcached",
         }
     }
 }
@@ -44,11 +50,28 @@ impl Target {
         Target { path, kind: Kind::Unbuckle, debug_path: None }
     }
 
+    pub fn module(path: PathBuf) -> Target {
+        Target { path, kind: Kind::Module, debug_path: None }
+    }
+
+    /// Why it cannot play a case, if it cannot.
+    pub fn refusal(&self, case: &Case) -> Option<String> {
+        match self.kind {
+            Kind::Module => module::parameters(case).err().map(|error| error.to_string()),
+            Kind::Unbuckle | Kind::Memcached => None,
+        }
+    }
+
+    pub fn understands(&self, transport: Transport) -> bool {
+        self.kind != Kind::Module || transport != Transport::Unix
+    }
+
     /// Can its clock be moved?
     pub fn moves_time(&self) -> bool {
         match self.kind {
             Kind::Unbuckle => understands_debug_time(&self.path),
             Kind::Memcached => self.debug_path.is_some(),
+            Kind::Module => true,
         }
     }
 
@@ -83,9 +106,12 @@ pub enum Address {
 /// A server of our own. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    /// `None` for the module.
+    child: Option<Child>,
     pub address: Address,
     errors: PathBuf,
+    /// There only if the server asks for passwords.
+    pub users_file: PathBuf,
 }
 
 /// How long a server may take to listen.
@@ -94,16 +120,37 @@ const START_MAX: Duration = Duration::from_secs(15);
 const START_STEP: Duration = Duration::from_millis(4);
 
 impl Server {
-    /// Starts `target` for one transport. A port that somebody took meanwhile is replaced by another.
+    /// Starts `target` for one case over one transport.
+    pub fn start_for(target: &Target, case: &Case, transport: Transport) -> Result<Server> {
+        if target.kind == Kind::Module {
+            let address = Address::Port(module::ready(&target.path, case)?);
+            let none = PathBuf::new();
+            return Ok(Server { child: None, address, errors: none.clone(), users_file: none });
+        }
+        Server::start_guarded(target, &case.options, case.users.as_ref(), transport, case.moves_time())
+    }
+
+    /// Starts a process of `target` for one transport. A port that somebody took meanwhile is replaced by another.
     pub fn start(
         target: &Target,
         options: &[String],
         transport: Transport,
         move_time: bool,
     ) -> Result<Server> {
+        Server::start_guarded(target, options, None, transport, move_time)
+    }
+
+    /// As [`Server::start`], for those of `users` only.
+    pub fn start_guarded(
+        target: &Target,
+        options: &[String],
+        users: Option<&Users>,
+        transport: Transport,
+        move_time: bool,
+    ) -> Result<Server> {
         let mut last = None;
         for _ in 0..5 {
-            match Server::try_start(target, options, transport, move_time) {
+            match Server::try_start(target, options, users, transport, move_time) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -114,6 +161,7 @@ impl Server {
     fn try_start(
         target: &Target,
         options: &[String],
+        users: Option<&Users>,
         transport: Transport,
         move_time: bool,
     ) -> Result<Server> {
@@ -127,13 +175,16 @@ impl Server {
         if target.kind == Kind::Memcached {
             command.args(["-u", "root"]);
         }
+        if transport == Transport::Tls {
+            command.args(Authority::shared()?.options("server"));
+        }
         let scratch = scratch_path();
         let address = match transport {
             Transport::Unix => {
                 command.arg("-s").arg(&scratch);
                 Address::Path(scratch.clone())
             }
-            Transport::Tcp | Transport::Drip | Transport::Udp | Transport::Datagram => {
+            Transport::Tcp | Transport::Drip | Transport::Tls | Transport::Udp | Transport::Datagram => {
                 let port = free_port(udp)?;
                 command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);
@@ -141,11 +192,19 @@ impl Server {
             }
         };
         let errors = scratch.with_extension("err");
+        let users_file = scratch.with_extension("users");
+        if let Some(users) = users {
+            std::fs::write(&users_file, users.lines.join("\n") + "\n")?;
+            match users.form {
+                UsersForm::Text => command.arg("-Y").arg(&users_file),
+                UsersForm::Sasl => command.arg("-S").env("MEMCACHED_SASL_PWDB", &users_file),
+            };
+        }
         let file =
             std::fs::File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot start {}", target.path.display()))?;
-        let mut server = Server { child, address, errors };
+        let mut server = Server { child: Some(child), address, errors, users_file };
         server.wait_until_listening()?;
         Ok(server)
     }
@@ -153,11 +212,11 @@ impl Server {
     fn wait_until_listening(&mut self) -> Result<()> {
         let started = Instant::now();
         while started.elapsed() < START_MAX {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.ended() {
                 bail!("the server ended at its start with {status}: {}", self.errors_text());
             }
             let listening = match &self.address {
-                Address::Port(address) => is_listening(self.child.id(), address.port()),
+                Address::Port(address) => is_listening(self.process_id(), address.port()),
                 Address::Path(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
             };
             if listening {
@@ -168,13 +227,29 @@ impl Server {
         bail!("the server did not listen within {START_MAX:?}: {}", self.errors_text());
     }
 
+    /// Sends a signal, by its name, and waits for the end.
+    pub fn end(&mut self, signal: &str) -> Result<std::process::ExitStatus> {
+        let process = self.process_id();
+        // The shell has it built in: no other program is needed.
+        let sent = Command::new("sh").args(["-c", &format!("kill -s {signal} {process}")]).status()?;
+        if !sent.success() {
+            bail!("cannot send {signal} to the server");
+        }
+        self.wait()
+    }
+
+    /// Waits until the server ends by itself.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        Ok(self.child.as_mut().context("the server is not ours")?.wait()?)
+    }
+
     pub fn process_id(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// The status, if the server has ended by itself.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        self.child.as_mut()?.try_wait().ok().flatten()
     }
 
     /// What the server wrote to its standard error.
@@ -187,10 +262,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
         // Both fail only when the process has already gone, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = child.kill();
+        let _ = child.wait();
         let _ = std::fs::remove_file(&self.errors);
+        let _ = std::fs::remove_file(&self.users_file);
         if let Address::Path(path) = &self.address {
             let _ = std::fs::remove_file(path);
         }
@@ -221,7 +298,7 @@ fn is_listening(process: u32, port: u16) -> bool {
 }
 
 /// A port that nobody has bound a moment ago, and that was not given to another server of this process.
-fn free_port(udp_too: bool) -> Result<u16> {
+pub fn free_port(udp_too: bool) -> Result<u16> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..1000 {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

@@ -38,16 +38,19 @@ pub fn run(cases: &[Case], target: &Target, transports: &[Transport], jobs: usiz
     let mut plays = Vec::new();
     let moves_time = target.moves_time();
     for case in cases {
-        if !case.targets.is_empty() && !case.targets.iter().any(|name| name == target.kind.name()) {
+        if !case.targets.is_empty() && !case.targets.iter().any(|name| target.kind.is_called(name)) {
             continue;
         }
         if case.moves_time() && !moves_time {
             report.skipped.push(format!("{}: needs a clock that can be moved: memcached-debug beside memcached, or a server with --debug-time", case.name));
             continue;
         }
-        plays.extend(
-            transports.iter().filter(|transport| case.fits(**transport)).map(|transport| (case, *transport)),
-        );
+        if let Some(reason) = target.refusal(case) {
+            report.skipped.push(format!("{}: {reason}", case.name));
+            continue;
+        }
+        let fits = |transport: &&Transport| case.fits(**transport) && target.understands(**transport);
+        plays.extend(transports.iter().filter(fits).map(|transport| (case, *transport)));
     }
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());

@@ -34,6 +34,11 @@ fn over_tcp_byte_by_byte() {
 }
 
 #[test]
+fn over_tls() {
+    conforms_over(Transport::Tls);
+}
+
+#[test]
 fn over_unix_sockets() {
     conforms_over(Transport::Unix);
 }

@@ -5,6 +5,7 @@ mod compare;
 mod fastpath;
 mod gates;
 mod memcached_suite;
+mod module;
 mod outcome;
 mod run;
 mod test;
@@ -18,7 +19,9 @@ const USAGE: &str = "usage: cargo xtask TASK
   fastpath build|verify             the programs for the kernel: builds what is committed, or proves that it is the same
   memcached-tests [--server PATH] [--source DIR] [--all] [FILE]...
                                     memcached's own t/*.t against a server
-  clients [--server PATH]           pymemcache, pylibmc, memccapable and memcaslap against a server
+  clients [--server PATH] [--peer PATH] [--list] [NAME]...
+                                    real clients and their own test suites against a server, and against a peer
+  module build|object|test          the kernel module: build it, commit its Rust object, try it in a virtual machine
   compare, instructions             benchmarks: see docs/BENCHMARKS.md";
 
 fn main() -> Result<ExitCode> {
@@ -30,6 +33,7 @@ fn main() -> Result<ExitCode> {
         Some("fastpath") => fastpath::run(arguments)?,
         Some("memcached-tests") => memcached_suite::run(arguments)?,
         Some("clients") => clients::run(arguments)?,
+        Some("module") => module::run(arguments)?,
         Some("compare") => return compare::compare(arguments).map(|()| ExitCode::SUCCESS),
         Some("instructions") => return compare::instructions(arguments).map(|()| ExitCode::SUCCESS),
         Some("help" | "-h" | "--help") => {

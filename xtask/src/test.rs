@@ -2,7 +2,7 @@
 
 use crate::outcome::{Outcome, Verdict};
 use crate::run::{captured, captured_errors, cargo, root, shown, target_folder, unbuckle};
-use crate::{clients, fastpath, gates, memcached_suite};
+use crate::{clients, fastpath, gates, memcached_suite, module};
 use anyhow::{Result, bail, ensure};
 use std::process::Command;
 
@@ -23,10 +23,12 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
         ),
         loom(),
         shuttle(),
+        crash(),
     ];
     outcomes.extend(fuzz_corpora());
     outcomes.extend(miri());
     outcomes.extend(gates::run());
+    outcomes.extend(module::test(&[]));
     outcomes.extend(fastpath::verify());
     match unbuckle() {
         Ok(server) => {
@@ -120,6 +122,10 @@ fn loom() -> Outcome {
 
 fn shuttle() -> Outcome {
     model_checked("shuttle: the store (core/store)", "shuttle", "unbuckle-store")
+}
+
+fn crash() -> Outcome {
+    model_checked("crash points: the store (core/store)", "crash", "unbuckle-store")
 }
 
 /// What runs under miri. It is a few hundred times slower than the machine, so that these are the tests which touch the

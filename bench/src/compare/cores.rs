@@ -7,7 +7,7 @@
 use super::report::{Report, Spread, Target};
 use super::rounds::{self, Measure};
 use super::{Setting, single};
-use crate::client::{Operation, Pace, canned};
+use crate::client::{Operation, Pace, Plan, canned};
 use crate::random::Choice;
 use crate::servers::{Kind, Server, Settings};
 use crate::workload::Workload;
@@ -22,12 +22,12 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
     let one = Choice::One { key: 7 };
     let all = Choice::Uniform { keys: single::KEYS };
     for (what, choice) in [("all on one key", one), ("on different keys", all)] {
-        let mut ratios: Vec<(Kind, Vec<f64>)> = Kind::STORES.iter().map(|kind| (*kind, Vec::new())).collect();
+        let mut ratios: Vec<(Kind, Vec<f64>)> = Kind::ALL.iter().map(|kind| (*kind, Vec::new())).collect();
         let plan = rounds::plan(Operation::Get, choice, 16);
         let mut settings = Settings::new(&setting.cores, canned(&workload, plan.operation));
         settings.cores = vec![setting.cores.load, setting.cores.server];
         let mut pairs: Vec<[Server; 2]> = Vec::new();
-        for kind in Kind::STORES {
+        for kind in Kind::ALL {
             let single = rounds::start(
                 setting,
                 kind,
@@ -46,8 +46,10 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
         }
         for _ in 0..setting.rounds() {
             for (pair, (_, ratios)) in pairs.iter().zip(&mut ratios) {
-                let measure =
-                    |server| rounds::measure(setting, server, &workload, plan.clone(), Pace::Closed);
+                let measure = |server: &Server| {
+                    let plan = Plan { check: server.kind != Kind::Floor, ..plan.clone() };
+                    rounds::measure(setting, server, &workload, plan, Pace::Closed)
+                };
                 let cpu = |measure: Measure| measure.cpu.total_us();
                 let (single, double) = (cpu(measure(&pair[0])?), cpu(measure(&pair[1])?));
                 ratios.push(double / single);

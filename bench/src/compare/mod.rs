@@ -11,10 +11,12 @@ mod multiget;
 mod overhead;
 mod pipelined;
 mod report;
+mod restart;
 mod rounds;
 mod single;
 mod slow_readers;
 mod tail;
+mod tls;
 mod udp_get;
 
 use crate::servers::{Binaries, Cores, Kind, PEER_VERSION};
@@ -65,6 +67,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "multiget", about: "TCP get of 50 keys", run: multiget::run },
     Section { name: "udp", about: "UDP get", run: udp_get::run },
     Section { name: "tail", about: "p99 at 70 % of memcached's own maximum", run: tail::run },
+    Section { name: "tls", about: "TLS 1.3: handshakes, and gets of 100 B", run: tls::run },
     Section { name: "cores", about: "two server threads", run: cores::run },
     Section { name: "capacity", about: "items held at -m 64", run: capacity::run },
     Section { name: "overhead", about: "metadata and slack per item", run: overhead::run },
@@ -72,6 +75,11 @@ const SECTIONS: &[Section] = &[
         name: "slow-readers",
         about: "memory under 1,000 slow and silent readers",
         run: slow_readers::run,
+    },
+    Section {
+        name: "restart",
+        about: "-e: ready after a restart; p99 while written back",
+        run: restart::run,
     },
     Section { name: "misses", about: "misses of a read-through client", run: misses::run },
 ];

@@ -150,7 +150,7 @@ pub(super) fn measure_window(server: &Server, window: impl FnOnce() -> Result<Ou
 
 /// The usual plan: 16 connections.
 pub(super) fn plan(operation: Operation, choice: crate::random::Choice, in_flight: usize) -> Plan {
-    Plan { operation, choice, connections: 16, in_flight, seed: 1, check: true }
+    Plan { operation, choice, connections: 16, in_flight, seed: 1, check: true, tls: None }
 }
 
 /// The findings that most sections share.

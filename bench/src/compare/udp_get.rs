@@ -1,4 +1,5 @@
-//! UDP gets over loopback, 32-byte values, a window of 64 under way; the floor is an echo in batches.
+//! UDP gets over loopback, then over a veth pair: 32-byte values, a window of 64 under way; the floor is an echo in
+//! batches. Over loopback the sender pays for delivery, so that the floor itself is more than half of memcached.
 
 use super::report::{Report, Target};
 use super::rounds::{self, Measure, Rounds};
@@ -7,16 +8,30 @@ use crate::client::{Operation, canned};
 use crate::random::Choice;
 use crate::servers::{Kind, Server, Settings};
 use crate::udp::{FRAME_BYTES, UdpLoad};
+use crate::veth::{Place, Veth};
 use crate::workload::Workload;
 use anyhow::{Context, Result};
 
 const WINDOW: usize = 64;
 
 pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
+    run_at(setting, report, "on loopback", None)?;
+    match Veth::make() {
+        Ok(veth) => run_at(setting, report, "over veth", Some(veth.place().clone())),
+        Err(error) => {
+            println!("  over veth: skipped: {error:#}");
+            Ok(())
+        }
+    }
+}
+
+fn run_at(setting: &Setting, report: &mut Report, way: &str, place: Option<Place>) -> Result<()> {
+    println!("  {way}");
     let workload = Workload::fixed(32, 32);
     let mut settings = Settings::new(&setting.cores, canned(&workload, Operation::Get));
     settings.canned.reply_bytes += FRAME_BYTES;
     settings.udp = true;
+    settings.place = place;
     let start = |kind: &Kind| rounds::start(setting, *kind, &settings, &workload, single::KEYS);
     let servers: Vec<Server> = Kind::ALL.iter().map(start).collect::<Result<_>>()?;
     let mut rounds = Rounds::new(&Kind::ALL);
@@ -33,10 +48,14 @@ pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
     println!("  datagrams lost: {lost}");
     let total = |measure: &Measure| measure.cpu.total_us();
     let cpu = rounds.ratio(Kind::Unbuckle, Kind::Memcached, total);
-    report.add("UDP get: CPU / memcached's", cpu, Target::AtMost(0.5));
-    report.add("UDP get: CPU, in floors", rounds.ratio(Kind::Unbuckle, Kind::Floor, total), Target::None);
+    report.add(format!("UDP get {way}: CPU / memcached's"), cpu, Target::AtMost(0.5));
+    report.add(
+        format!("UDP get {way}: CPU, in floors"),
+        rounds.ratio(Kind::Unbuckle, Kind::Floor, total),
+        Target::None,
+    );
     let per_second = rounds.ratio(Kind::Unbuckle, Kind::Memcached, |measure| measure.outcome.per_second());
-    report.add("UDP get: throughput / memcached's", per_second, Target::None);
+    report.add(format!("UDP get {way}: throughput / memcached's"), per_second, Target::None);
     Ok(())
 }
 

@@ -71,6 +71,9 @@ counters! {
     touch_misses,
     store_too_large,
     store_no_memory,
+    /// Attempts to authenticate, and those that failed.
+    auth_cmds,
+    auth_errors,
 }
 
 #[cfg(test)]

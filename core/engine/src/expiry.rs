@@ -6,7 +6,7 @@
 use unbuckle_store::Expiry;
 
 /// Longest expiry that is counted from now: 30 days.
-const RELATIVE_S_MAX: i32 = 60 * 60 * 24 * 30;
+const RELATIVE_S_MAX: u32 = 60 * 60 * 24 * 30;
 
 /// What time it is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,12 +20,17 @@ pub(crate) struct Clock {
 impl Clock {
     #[inline]
     pub(crate) fn expiry(&self, exptime: i32) -> Expiry {
+        if exptime < 0 { Expiry::PAST } else { self.expiry_unsigned(exptime.unsigned_abs()) }
+    }
+
+    /// As the binary protocol has it: none is negative.
+    #[inline]
+    pub(crate) fn expiry_unsigned(&self, exptime: u32) -> Expiry {
         match exptime {
             0 => Expiry::NEVER,
-            ..0 => Expiry::PAST,
-            1..=RELATIVE_S_MAX => Expiry(self.now_s.saturating_add(exptime.unsigned_abs())),
+            1..=RELATIVE_S_MAX => Expiry(self.now_s.saturating_add(exptime)),
             _ => {
-                let since_made = u64::from(exptime.unsigned_abs()).saturating_sub(self.region_made_unix_s);
+                let since_made = u64::from(exptime).saturating_sub(self.region_made_unix_s);
                 Expiry(u32::try_from(since_made).unwrap_or(u32::MAX).max(Expiry::PAST.0))
             }
         }
@@ -43,10 +48,11 @@ mod tests {
         assert_eq!(clock.expiry(-1), Expiry::PAST);
         assert_eq!(clock.expiry(i32::MIN), Expiry::PAST);
         assert_eq!(clock.expiry(1), Expiry(101));
-        assert_eq!(clock.expiry(RELATIVE_S_MAX), Expiry(100 + 2_592_000));
-        assert_eq!(clock.expiry(RELATIVE_S_MAX + 1), Expiry::PAST, "1970 is long ago");
+        assert_eq!(clock.expiry_unsigned(RELATIVE_S_MAX), Expiry(100 + 2_592_000));
+        assert_eq!(clock.expiry_unsigned(RELATIVE_S_MAX + 1), Expiry::PAST, "1970 is long ago");
         assert_eq!(clock.expiry(1_700_000_000), Expiry::PAST);
         assert_eq!(clock.expiry(1_700_000_777), Expiry(777));
         assert_eq!(clock.expiry(i32::MAX), Expiry(447_483_647));
+        assert_eq!(clock.expiry_unsigned(u32::MAX), Expiry(2_594_967_295), "not in the past");
     }
 }

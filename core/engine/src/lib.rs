@@ -11,12 +11,15 @@
 //!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
 //! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
 //!
-//! Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for `mg`. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
+//! What a request does can be watched: `observe.rs`. Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for
+//! `mg`, `binary/retrieval.rs` for frames. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
 
 #[cfg(any(test, fuzzing))]
 extern crate std;
 
+mod authentication;
+mod binary;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod check;
@@ -24,20 +27,27 @@ mod classic;
 mod counters;
 mod expiry;
 mod meta;
+mod observe;
 mod session;
 
+pub use authentication::Gate;
 pub use counters::{Counter, Counters};
+pub use observe::{Event, Facts, Observer, StoreOutcome, Storing};
 pub use session::Session;
 
 use core::ops::ControlFlow;
 use expiry::Clock;
 use session::Phase;
-use unbuckle_store::Worker;
+use unbuckle_store::{Item, Walk, Worker};
+use unbuckle_wire::binary::REQUEST_MAGIC;
 
 /// An output of at least this many free bytes always lets `serve` make progress (one whole inline value and its header).
 pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
 /// Unconsumed input that a door must be able to hold: the longest line that is waited for, or a line and an inline value.
 pub const INPUT_BYTES_MIN: usize = unbuckle_wire::text::STREAM_BYTES_MIN;
+
+/// Inputs that [`Engine::anticipate`] looks at.
+pub const ANTICIPATED_MAX: usize = 8;
 
 /// Values that a read-modify-write reads: inline ones, with the spare word that copies need.
 const SCRATCH_BYTES: usize = (16 << 10) + 64;
@@ -49,6 +59,24 @@ pub struct Settings {
     pub cas: bool,
     /// False is `-F`: flush_all is refused.
     pub flush_enabled: bool,
+    /// What connections speak.
+    pub protocol: Protocol,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { cas: true, flush_enabled: true, protocol: Protocol::Negotiated }
+    }
+}
+
+/// How a connection's protocol is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// By its first byte.
+    Negotiated,
+    /// Classic and meta.
+    Text,
+    Binary,
 }
 
 /// Where replies go: the door's buffer and how much of it is filled.
@@ -94,7 +122,8 @@ pub enum Next {
     Close,
     /// The line `input[consumed..consumed + len]` (without its line end; `skip` = bytes to consume after answering) is
     /// an administrative command for the door to answer: stats, verbosity, cache_memlimit, shutdown, slabs, lru,
-    /// lru_crawler, watch, ... The door writes its reply, consumes `skip` bytes and calls again.
+    /// lru_crawler, watch, ... The door writes its reply, consumes `skip` bytes and calls again. A binary `stat` comes in the
+    /// same way: what begins with [`REQUEST_MAGIC`](unbuckle_wire::binary::REQUEST_MAGIC) is no line but its frame.
     Admin { len: usize, skip: usize },
 }
 
@@ -148,14 +177,32 @@ pub struct Engine<'s, 'r> {
     settings: Settings,
     clock: Clock,
     counters: &'s Counters,
+    observer: Option<&'s dyn Observer>,
     scratch: [u8; SCRATCH_BYTES],
+    /// Who may come in; `None`: everybody.
+    gate: Option<&'s dyn Gate>,
 }
 
 impl<'s, 'r> Engine<'s, 'r> {
     /// `counters` are this thread's own; the door keeps them where it can sum them over threads.
     #[must_use]
     pub fn new(worker: Worker<'s, 'r>, settings: Settings, counters: &'s Counters) -> Self {
-        Self { worker, settings, clock: Clock::default(), counters, scratch: [0; SCRATCH_BYTES] }
+        Self {
+            worker,
+            settings,
+            clock: Clock::default(),
+            counters,
+            observer: None,
+            scratch: [0; SCRATCH_BYTES],
+            gate: None,
+        }
+    }
+
+    /// From now on, connections are served only once they have authenticated. Where the protocol is negotiated, a text
+    /// connection does so by its first `set`, a binary one by SASL.
+    #[must_use]
+    pub fn guarded(self, gate: &'s dyn Gate) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// Seconds since the region was made, and the wall clock at which it was made (unix seconds): for absolute expiry.
@@ -176,6 +223,9 @@ impl<'s, 'r> Engine<'s, 'r> {
         loop {
             let step = match session.phase {
                 Phase::Idle => self.request(session, &mut turn),
+                Phase::Frame => self.frame(session, &mut turn),
+                Phase::New => self.begin(session, &turn),
+                Phase::Token => self.token(session, &mut turn),
                 Phase::Keys => self.keys(session, &mut turn),
                 Phase::Sending => self.send(session, &mut turn),
                 Phase::Receiving => self.receive(session, &mut turn),
@@ -186,6 +236,39 @@ impl<'s, 'r> Engine<'s, 'r> {
                 return Served { consumed: turn.at, requests: turn.requests, next };
             }
         }
+    }
+
+    /// A hint, given before `serve` is called for each of these inputs in turn: asks for the memory that the first
+    /// request of each will touch. The touches overlap; one by one each would be waited for.
+    pub fn anticipate<'i>(&self, inputs: impl Iterator<Item = &'i [u8]>) {
+        let mut keys = [None; ANTICIPATED_MAX];
+        for (slot, input) in keys.iter_mut().zip(inputs) {
+            *slot = unbuckle_wire::text::likely_key(input).and_then(|key| self.worker.key(key));
+            if let Some(key) = slot {
+                self.worker.prefetch_line(key);
+            }
+        }
+        for key in keys.iter().flatten() {
+            self.worker.prefetch_item(key);
+        }
+    }
+
+    /// The first byte of a connection's first request has come, or not.
+    #[cold]
+    fn begin(&self, session: &mut Session, turn: &Turn<'_, '_, '_>) -> Step {
+        let Some(first) = turn.rest().first() else { return ControlFlow::Break(Next::Input) };
+        session.binary = match self.settings.protocol {
+            Protocol::Negotiated => *first == REQUEST_MAGIC,
+            Protocol::Text => false,
+            Protocol::Binary => true,
+        };
+        session.authentication.done = self.gate.is_none();
+        if session.binary || session.authentication.done {
+            session.rest();
+        } else {
+            session.phase = Phase::Token;
+        }
+        ControlFlow::Continue(())
     }
 
     /// The door could not send the last `bytes` of the output: gives back how many of them (0..=bytes) the engine will
@@ -212,6 +295,11 @@ impl<'s, 'r> Engine<'s, 'r> {
     #[must_use]
     pub fn counters(&self) -> &'s Counters {
         self.counters
+    }
+
+    /// One step of a walk over all items: see [`Worker::walk`].
+    pub fn walk(&mut self, walk: &mut Walk, see: impl FnMut(&Item<'_>)) {
+        self.worker.walk(walk, see);
     }
 
     /// The store's side of this thread.

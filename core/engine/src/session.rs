@@ -13,9 +13,15 @@ use unbuckle_wire::text::StoreVerb;
 /// What the next byte of input belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// A new request.
+    /// The connection's first request, whose first byte tells the protocol.
     #[default]
+    New,
+    /// A new text request.
     Idle,
+    /// A new binary request.
+    Frame,
+    /// A text request that is only heard if it authenticates.
+    Token,
     /// A `get` line, behind one of its keys (or in front of its first).
     Keys,
     /// Nothing yet: a large value is being sent.
@@ -57,6 +63,8 @@ pub(crate) enum Tail {
     End,
     /// Nothing: the reply of an `mg` is complete.
     Nothing,
+    /// Nothing, not even a line end: a binary reply.
+    Frame,
 }
 
 /// A large value that is being received.
@@ -74,6 +82,7 @@ pub(crate) struct Receiving {
 pub(crate) enum Purpose {
     Classic { verb: StoreVerb, flags: u32, expiry: Expiry, cas: u64, noreply: bool },
     Meta(crate::meta::Storage),
+    Binary(crate::binary::Storage),
 }
 
 /// A key that outlives its line.
@@ -112,12 +121,45 @@ pub struct Session {
     pub(crate) sending: Option<Sending>,
     /// `Some` exactly in [`Phase::Receiving`].
     pub(crate) receiving: Option<Receiving>,
+    /// The client has said that it goes.
+    pub(crate) quit: bool,
+    /// The connection's protocol, unless that is still to be found out.
+    pub(crate) binary: bool,
+    pub(crate) authentication: Authentication,
+}
+
+/// How far a connection has come in telling who it is, where that is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Authentication {
+    /// All requests are served.
+    pub(crate) done: bool,
+    /// A mechanism was begun, and waits for its next step.
+    pub(crate) begun: bool,
+    pub(crate) failures: u8,
 }
 
 impl Session {
+    /// The close that the engine asks for is the client's own wish.
+    #[must_use]
+    pub fn has_quit(&self) -> bool {
+        self.quit
+    }
+
     /// True between requests: nothing of a request is held, and nothing of a reply is owed.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.phase == Phase::Idle
+        matches!(self.phase, Phase::New | Phase::Idle | Phase::Frame | Phase::Token)
+    }
+
+    /// Requests are binary frames, in which line ends mean nothing.
+    #[must_use]
+    pub fn is_binary(&self) -> bool {
+        self.binary
+    }
+
+    /// On to the next request.
+    #[inline]
+    pub(crate) fn rest(&mut self) {
+        self.phase = if self.binary { Phase::Frame } else { Phase::Idle };
     }
 }

@@ -96,6 +96,15 @@ pub fn hash_words(seed: Seed, mut word_at: impl FnMut(usize) -> u64, key_bytes: 
     state.finish()
 }
 
+/// A checksum of words, in their order. Not for keys.
+pub fn checksum(seed: Seed, words: impl Iterator<Item = u64>) -> u64 {
+    let mut state = State::new(seed);
+    for word in words {
+        state.absorb(word);
+    }
+    state.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -98,6 +98,21 @@ pub struct Unit {
     pub lines: u64,
 }
 
+/// How many units an index of `lines` lines has: a power of two, and at least [`STRIPES`].
+#[inline]
+pub fn units(lines: u64) -> u64 {
+    1 << unit_bits(lines)
+}
+
+/// Unit number `unit` (modulo their number) of an index of `lines` lines. All of it lies in the stripe `unit`.
+#[inline]
+pub fn unit(unit: u64, lines: u64) -> Unit {
+    let bits = unit_bits(lines);
+    let stride = 1u64 << bits;
+    let first = unit & (stride - 1);
+    Unit { first, stride, lines: (lines >> bits) + u64::from(first < (lines & (stride - 1))) }
+}
+
 /// The unit that gains line number `lines` when the index grows by one.
 #[inline]
 pub fn growing_unit(lines: u64) -> Unit {

@@ -2,7 +2,7 @@
 //!
 //! | word | holds |
 //! |---|---|
-//! | 0 | bits 0..56 the version (odd while a writer changes the line or an item that it names), 62 and 63 the spill flags |
+//! | 0 | bits 0..56 the version (odd while a writer changes the line or an item that it names), 57..61 the slot (plus 1) whose item is being overwritten in place, 62 and 63 the spill flags |
 //! | 1 | eight 8-bit tags, 0 where the slot is free |
 //! | 2 | eight access marks, a byte each: readers store them, so they are accessed as bytes and never as a word |
 //! | 3 | eight bytes: bits 0..5 the high bits of the item's word offset, 5..7 two more tag bits, 7 set if not at home |
@@ -26,6 +26,9 @@ pub const OFFSET_BITS: u32 = 37;
 /// Word that holds the access marks.
 pub const MARKS: usize = 2;
 const VERSION: u64 = (1 << 56) - 1;
+/// Where the version word says which slot's item is being overwritten: 0 none, else the slot plus 1.
+const OVERWRITTEN_SHIFT: u32 = 57;
+const OVERWRITTEN: u64 = 0xf << OVERWRITTEN_SHIFT;
 const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 const ONES: u64 = 0x0101_0101_0101_0101;
 
@@ -52,9 +55,16 @@ impl State {
         self.0 & spill_flag(sweep) != 0
     }
 
+    /// The slot whose item a writer overwrites, if one does: what the item's words are worth nobody can tell.
+    #[inline]
+    pub fn overwritten(self) -> Option<usize> {
+        let slot = ((self.0 & OVERWRITTEN) >> OVERWRITTEN_SHIFT).checked_sub(1)?;
+        Some(slot as usize & 7)
+    }
+
     #[inline(always)]
     fn next(self) -> State {
-        State((self.0 & !VERSION) | (self.0.wrapping_add(1) & VERSION))
+        State((self.0 & !(VERSION | OVERWRITTEN)) | (self.0.wrapping_add(1) & VERSION))
     }
 }
 
@@ -208,6 +218,26 @@ impl<'a> Line<'a> {
             fence(Ordering::Release);
         }
         Change { line: self, outermost: !state.is_odd() }
+    }
+
+    /// Opens the line to overwrite the item that `slot` names, and says so in the line: if the writer dies, whoever comes
+    /// after it must not believe that item.
+    #[inline(always)]
+    pub fn open_item(self, slot: usize) -> Change<'a> {
+        let state = self.state();
+        let slot = (slot as u64 & 7) + 1;
+        let odd = if state.is_odd() { state } else { state.next() };
+        self.store(0, odd.0 | slot << OVERWRITTEN_SHIFT);
+        fence(Ordering::Release);
+        Change { line: self, outermost: !state.is_odd() }
+    }
+
+    /// Makes the version of a line even that its writer has left odd. Only for whoever has the region to itself.
+    pub fn close_abandoned(self) {
+        let state = self.state();
+        if state.is_odd() {
+            self.0[0].store(state.next().0, Ordering::Release);
+        }
     }
 }
 

@@ -153,7 +153,8 @@ impl Line<'_> {
 /// Marks as bytes. Their word is never accessed whole, so accesses of different sizes never meet.
 #[cfg(not(any(loom, shuttle, target_arch = "bpf")))]
 mod marks {
-    use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+    use crate::sync::AtomicU64;
+    use core::sync::atomic::{AtomicU8, Ordering};
 
     #[inline(always)]
     fn byte(word: &AtomicU64, slot: usize) -> &AtomicU8 {

@@ -22,11 +22,11 @@ const CHUNK_WORDS_LOG2: u32 = 9;
 /// Words before a chunk's data: the next chunk, and the holders.
 const CHUNK_HEAD_WORDS: usize = 2;
 /// Bytes of a value that a chunk holds.
-const CHUNK_DATA_BYTES: usize = (CHUNK_WORDS - CHUNK_HEAD_WORDS) * 8;
+pub(crate) const CHUNK_DATA_BYTES: usize = (CHUNK_WORDS - CHUNK_HEAD_WORDS) * 8;
 /// Bytes that describe a chain in an item's record.
 const CHAIN_BYTES: usize = 24;
 /// Holder: the index.
-const LINKED: u64 = 1 << 63;
+pub(crate) const LINKED: u64 = 1 << 63;
 /// Chunks of freed chains that one step gives back.
 const CHUNKS_PER_STEP: u32 = 64;
 /// Uploads under way and pinned values that are no longer linked may take one part in this many of the limit.
@@ -126,15 +126,15 @@ impl<'r> Store<'r> {
         self.region.run(index << CHUNK_WORDS_LOG2, CHUNK_WORDS)
     }
 
-    fn chunk_word(&self, number: u64, word: usize) -> Option<&'r AtomicU64> {
+    pub(crate) fn chunk_word(&self, number: u64, word: usize) -> Option<&'r AtomicU64> {
         self.chunk(number)?.get(word)
     }
 
-    fn next_chunk(&self, number: u64) -> u64 {
+    pub(crate) fn next_chunk(&self, number: u64) -> u64 {
         self.chunk_word(number, 0).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    fn chunk_page(&self, number: u64) -> Option<(u32, &Page, usize)> {
+    pub(crate) fn chunk_page(&self, number: u64) -> Option<(u32, &Page, usize)> {
         let index = number.checked_sub(1)?;
         let log2 = self.region.page_words_log2() - CHUNK_WORDS_LOG2;
         let page = (index >> log2) as u32;
@@ -172,17 +172,28 @@ impl<'r> Store<'r> {
 
     fn begin_chunk_page(&self, number: u32) -> Option<()> {
         let page = self.page(number)?;
-        let mut left = self.region.page_words() as usize / CHUNK_WORDS;
+        self.note_page(number, Use::Chunks);
+        self.free_all_chunks(page);
+        self.list_chunk_page(number, page);
+        Some(())
+    }
+
+    /// Chunks that a page holds.
+    pub(crate) fn chunks_a_page(&self) -> u32 {
+        self.region.page_words() >> CHUNK_WORDS_LOG2
+    }
+
+    /// Marks all chunks of a page as free.
+    pub(crate) fn free_all_chunks(&self, page: &Page) {
+        let mut left = self.chunks_a_page() as usize;
         for bits in &page.free_chunks {
             let here = left.min(64);
             bits.store(if here == 64 { u64::MAX } else { (1 << (here & 63)) - 1 }, Ordering::Relaxed);
             left -= here;
         }
-        self.list_chunk_page(number, page);
-        Some(())
     }
 
-    fn list_chunk_page(&self, number: u32, page: &Page) {
+    pub(crate) fn list_chunk_page(&self, number: u32, page: &Page) {
         let head = self.chunks.partial.load(Ordering::Relaxed);
         page.next.store(head, Ordering::Relaxed);
         page.previous.store(NONE, Ordering::Relaxed);
@@ -250,6 +261,7 @@ impl<'r> Store<'r> {
         }
         if filled == 0 {
             self.unlist_chunk_page(page_number, page);
+            self.note_page(page_number, Use::Free);
             self.pool.give(self.pages, page_number, self.relax);
         }
     }

@@ -21,10 +21,12 @@ pub struct ClassGauges {
     pub evictions_of_expiring: u64,
     /// Items removed because they had expired or been flushed, whoever found them: a request, eviction, the crawler.
     pub reclaimed: u64,
+    /// Of these, the ones that the crawler found.
+    pub crawler_reclaimed: u64,
 }
 
 #[derive(Debug)]
-struct Slot([AtomicU64; 5]);
+struct Slot([AtomicU64; 6]);
 
 /// One worker's sums. Differences: only the sum over all workers means anything.
 #[derive(Debug)]
@@ -47,13 +49,16 @@ pub(crate) enum Event {
     },
     /// Expired or flushed.
     Reclaimed,
+    /// Likewise, found by the crawler.
+    Crawled,
 }
 
 impl ClassCounts {
     /// Only the owner calls this.
     #[inline]
     pub(crate) fn note(&self, class: usize, bytes: u64, event: Event) {
-        let Some(Slot([items, total, evictions, evictions_of_expiring, reclaimed])) = self.0.get(class)
+        let Some(Slot([items, total, evictions, evictions_of_expiring, reclaimed, crawled])) =
+            self.0.get(class)
         else {
             return;
         };
@@ -74,6 +79,10 @@ impl ClassCounts {
                 change(evictions_of_expiring, u64::from(expiring));
             }
             Event::Reclaimed => change(reclaimed, 1),
+            Event::Crawled => {
+                change(reclaimed, 1);
+                change(crawled, 1);
+            }
         }
     }
 }
@@ -110,6 +119,7 @@ impl Store<'_> {
             evictions: sum(2),
             evictions_of_expiring: sum(3),
             reclaimed: sum(4),
+            crawler_reclaimed: sum(5),
         }
     }
 }

@@ -26,18 +26,28 @@ const SWEEP_EVERY_S: u32 = 600;
 #[derive(Debug, Default)]
 pub(crate) struct Crawl {
     lock: Lock,
+    /// Not 0: expired items are left to whoever meets them.
+    disabled: AtomicU32,
     page: AtomicU32,
     at: AtomicU32,
     /// Earliest expiry met in the page so far.
     earliest: AtomicU32,
     /// Pages still to be looked at whatever their earliest expiry says (after a flush).
-    everything: AtomicU32,
+    pub(crate) everything: AtomicU32,
 }
 
 impl Crawl {
     /// Looks at every page once more.
     pub(crate) fn restart(&self) {
         self.everything.store(u32::MAX, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.disabled.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn enable(&self, enable: bool) {
+        self.disabled.store(u32::from(!enable), Ordering::Relaxed);
     }
 }
 
@@ -49,8 +59,8 @@ pub(crate) struct Sweep {
     phase: AtomicU32,
     line: AtomicU64,
     /// Second and size of the index at the last one's end.
-    last_s: AtomicU32,
-    last_lines: AtomicU64,
+    pub(crate) last_s: AtomicU32,
+    pub(crate) last_lines: AtomicU64,
 }
 
 impl<'s, 'r> Worker<'s, 'r> {
@@ -67,7 +77,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let over = self.store.pool.is_over()
             && self.reclaim(RECORDS_PER_STEP, u64::MAX) != crate::reclaim::Step::Stuck;
         let chains = self.store.free_returned_chunks();
-        let crawled = self.crawl();
+        let crawled = self.store.crawl.is_enabled() && self.crawl();
         let swept = self.sweep();
         let shrunk = self.store.index_is_sparse() && self.shrink();
         over | chains | crawled | swept | shrunk
@@ -166,7 +176,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             if !Access(line.mark(slot)).fetched() {
                 self.count(Count::ExpiredUnfetched);
             }
-            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Reclaimed);
+            self.unlink(&Place { number, line, slot, offset, head }, 0, Event::Crawled);
             self.count(Count::CrawlerReclaimed);
         }
     }

@@ -89,7 +89,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let store = self.store;
         let log2 = store.region.page_words_log2() - 3;
         let entry = header::DIRECTORY + (line >> log2);
-        if entry >= u64::from(store.region.page_words()) {
+        if !header::in_directory(store.region.page_words(), entry) {
             return false;
         }
         if store.region.load(entry) != 0 {
@@ -97,6 +97,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         let Some(page) = store.pool.take(store.pages, Use::Index, RESERVE, store.relax) else { return false };
         let start = store.page_start(page);
+        store.note_page(page, Use::Index);
         // It may have held what a late reader still looks at: see `stage`.
         fence(Ordering::Release);
         for word in 0..u64::from(store.region.page_words()) {
@@ -143,9 +144,14 @@ impl<'s, 'r> Worker<'s, 'r> {
                 continue;
             }
             let arrival = Arrival { hash, offset: entry.offset, access: Access(line.mark(slot)) };
-            change.clear(slot, 0);
-            if !self.enter(&arrival, to) {
-                self.evict_homeless(number, entry.offset);
+            // In first, out second: if this process dies between, the item is still in the index.
+            let entered = self.enter(&arrival, to);
+            if line.entry(slot).offset == entry.offset {
+                change.clear(slot, 0);
+            }
+            // Its own slot may be what was missing.
+            if !entered && !self.enter(&arrival, to) {
+                self.evict_homeless(number, entry.offset, arrival.access);
             }
         }
         // Keys that are at home here may now be at home in the next line (growing) or the one before (shrinking), those
@@ -157,8 +163,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     /// An entry for which no line has room.
-    fn evict_homeless(&mut self, number: u64, offset: u64) {
+    fn evict_homeless(&mut self, number: u64, offset: u64, access: Access) {
         let head = Head::decode(self.store.region.head(offset));
+        self.report_eviction(offset, &head, access);
         self.note(offset, &head, Event::Evicted { expiring: head.expiry != 0 });
         self.store.drop_record(offset, &head, None);
         self.store.account(number, 0, head.words());

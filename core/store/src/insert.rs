@@ -122,6 +122,7 @@ impl<'s, 'r> Worker<'s, 'r> {
             let offset = line.entry(slot).offset;
             let head = Head::decode(self.store.region.head(offset));
             let event = Event::Evicted { expiring: head.expiry != 0 };
+            self.report_eviction(offset, &head, Access(line.mark(slot)));
             self.unlink(&Place { number, line, slot, offset, head }, 0, event);
             self.count(Count::IndexEvictions);
             self.count(Count::Evictions);

@@ -6,9 +6,11 @@
 //!
 //! One module, one subject: [`log`] where records are written, [`read`] and [`write`] what requests do, [`insert`] and
 //! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] large values, [`pages`] and
-//! [`queue`] the memory beneath.
+//! [`queue`] the memory beneath, [`adopt`] and [`repair`] what a store before this one has left in it; [`walk`] and [`observe`]
+//! are for those who look on.
 #![no_std]
 
+mod adopt;
 mod chunks;
 mod classes;
 mod counts;
@@ -17,16 +19,22 @@ mod grow;
 mod insert;
 mod lock;
 mod log;
+mod observe;
 mod pages;
 mod queue;
 mod read;
 mod reclaim;
+mod repair;
+mod walk;
 mod write;
 
+pub use adopt::{Adopted, Left, Life, Unreadable, left, pages_noted, unseal};
 pub use chunks::{Pin, Side, Upload};
 pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
+pub use observe::{Missing, Observer};
 pub use pages::Page;
+pub use walk::Walk;
 
 use lock::{Guard, Lock};
 use unbuckle_layout::access::Access;
@@ -78,10 +86,15 @@ pub enum Unusable {
     Limit,
     /// A side table has the wrong length.
     Tables,
+    /// [`Store::adopt`]: what the header says of the index can't be.
+    Damaged,
 }
 
 /// Smallest limit: sixteen of the smallest pages.
 pub const LIMIT_BYTES_MIN: u64 = 1 << 20;
+
+/// Fewest pages.
+const PAGES_MIN: u64 = LIMIT_BYTES_MIN >> header::PAGE_BYTES_LOG2_MIN;
 
 /// log2 of the page size of a store with this limit: a 256th of it, between 64 KiB and 1 MiB, so that
 /// half-filled pages don't eat a small cache.
@@ -138,13 +151,29 @@ pub struct Store<'r> {
     index_pages: AtomicU32,
     /// Items, to ITEMS_STEP a stripe.
     items_rough: AtomicU64,
+    /// Counts up with every page that is put to use: see [`Store::note_page`].
+    pages_taken: AtomicU64,
 }
 
 impl<'r> Store<'r> {
     /// Makes a store over memory that holds none yet.
     pub fn new(parts: Parts<'r>, options: &Options) -> Result<Store<'r>, Unusable> {
         let log2 = page_bytes_log2(options.limit_bytes);
-        let region = Region::new(parts.words, log2, options.seed);
+        let store = Store::assemble(parts, options, log2, options.seed)?;
+        store.pool.begin(store.pages, (options.limit_bytes >> log2) as u32);
+        store.write_header(log2);
+        store.make_index()?;
+        Ok(store)
+    }
+
+    /// The store's hands and settings, over memory that it has not looked at yet.
+    fn assemble(
+        parts: Parts<'r>,
+        options: &Options,
+        log2: u32,
+        seed: hash::Seed,
+    ) -> Result<Store<'r>, Unusable> {
+        let region = Region::new(parts.words, log2, seed);
         let limit = options.limit_bytes >> log2;
         if options.limit_bytes < LIMIT_BYTES_MIN || limit > u64::from(region.pages()) {
             return Err(Unusable::Limit);
@@ -154,7 +183,7 @@ impl<'r> Store<'r> {
             return Err(Unusable::Tables);
         }
         let page_bytes = 1usize << log2;
-        let store = Store {
+        Ok(Store {
             region,
             pages: parts.pages.get(..region.pages() as usize).unwrap_or(&[]),
             stripes,
@@ -177,17 +206,15 @@ impl<'r> Store<'r> {
             next_stamp: AtomicU64::new(1 << item::SEQUENCE_BITS),
             index_pages: AtomicU32::new(0),
             items_rough: AtomicU64::new(0),
-        };
-        store.pool.begin(store.pages, limit as u32);
-        store.write_header(log2);
-        store.make_index()?;
-        Ok(store)
+            pages_taken: AtomicU64::new(0),
+        })
     }
 
     fn write_header(&self, page_bytes_log2: u32) {
         let region = &self.region;
         let [seed0, seed1] = region.seed();
         region.store(header::FORMAT, header::FORMAT_VERSION | u64::from(page_bytes_log2) << 32);
+        region.store(header::REGION_WORDS, u64::from(region.pages()) << region.page_words_log2());
         region.store(header::SEED, seed0);
         region.store(header::SEED + 1, seed1);
         region.store_release(header::MAGIC_AT, header::MAGIC);
@@ -196,6 +223,7 @@ impl<'r> Store<'r> {
     /// The first lines. They fit one page of any size.
     fn make_index(&self) -> Result<(), Unusable> {
         let page = self.pool.take(self.pages, pages::Use::Index, 0, self.relax).ok_or(Unusable::Limit)?;
+        self.note_page(page, pages::Use::Index);
         self.region.store(header::DIRECTORY, u64::from(page));
         self.index_pages.store(1, Ordering::Relaxed);
         self.region.store_release(header::LINES, index::LINES_MIN);
@@ -215,8 +243,8 @@ impl<'r> Store<'r> {
             tick_code: Access::tick_code(2),
             rested_s: 2,
             stored_since: false,
-            credit_words: 0,
             key_scratch: Default::default(),
+            observer: None,
         })
     }
 
@@ -269,6 +297,26 @@ impl<'r> Store<'r> {
         }
         self.pool.limit_set(pages as u32, self.relax);
         Ok(())
+    }
+
+    /// Whether [`Worker::maintain`] looks for expired items; it does from the start.
+    pub fn crawler_is_enabled(&self) -> bool {
+        self.crawl.is_enabled()
+    }
+
+    /// Without the crawler an expired item goes when it is met: by a request for its key, or by eviction.
+    pub fn crawler_enabled_set(&self, enabled: bool) {
+        self.crawl.enable(enabled);
+    }
+
+    /// Has the crawler look at every page once, whatever it believes to be there. It does so in [`Worker::maintain`].
+    pub fn crawl_everything(&self) {
+        self.crawl.restart();
+    }
+
+    /// A crawl over every page is under way.
+    pub fn is_crawling(&self) -> bool {
+        self.crawler_is_enabled() && self.crawl.everything.load(Ordering::Relaxed) != 0
     }
 
     /// Largest item, bytes, as memcached counts.
@@ -426,6 +474,12 @@ impl Item<'_> {
     #[inline]
     pub fn value_len(&self) -> usize {
         if self.is_large() { chunks::large_value_len(self) } else { self.head.value_len as usize }
+    }
+
+    /// Its size as memcached counts it, the 8 bytes of a CAS included.
+    pub fn memcached_bytes(&self) -> u64 {
+        let optional = if self.head.flags == 0 { 0 } else { 4 };
+        (self.value_len() as u64).wrapping_add(ITEM_OVERHEAD_BYTES + optional + u64::from(self.head.key_len))
     }
 
     pub fn key_len(&self) -> usize {
@@ -616,9 +670,9 @@ pub struct Worker<'s, 'r> {
     /// When spans were last looked at, and whether anything was stored since.
     rested_s: u32,
     stored_since: bool,
-    /// Words that this worker has evicted and not used up yet.
-    credit_words: u64,
     key_scratch: KeyScratch,
+    /// Whom evictions are told to.
+    observer: Option<&'s dyn Observer>,
 }
 
 impl<'s, 'r> Worker<'s, 'r> {

@@ -101,6 +101,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Puts a new page at the young end of the queue.
     fn add_page(&mut self, lane: Lane, number: u32) {
         let held = self.store.queues[lane as usize].hold(self.store.pages, self.store.relax);
+        self.store.note_page(number, if lane == Lane::Small { Use::Small } else { Use::Main });
         held.push(number);
     }
 
@@ -186,10 +187,13 @@ impl<'s, 'r> Worker<'s, 'r> {
         let region = self.store.region;
         let Some(run) = region.run(offset, words as usize) else { return Err(Refused::OutOfMemory) };
         let Some((first, rest)) = run.split_first() else { return Err(Refused::OutOfMemory) };
+        let span = self.spans.get(index).copied().unwrap_or_default();
+        // A record may stand here that was staged and never linked: a walker must not take its length while ours is written
+        // over what follows it.
+        self.store.write_filler(offset, span.end - span.at);
         // This memory may have held another item: whoever unlinked that bumped its line's version, and a late
         // reader that meets our bytes must meet that version too.
         fence(Ordering::Release);
-        let span = self.spans.get(index).copied().unwrap_or_default();
         self.store.write_filler(offset + u64::from(words), (span.end - span.at).saturating_sub(words));
         self.stored_since = true;
         let mut writer = Writer::new(rest);

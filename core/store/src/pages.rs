@@ -57,6 +57,11 @@ impl Page {
         }
     }
 
+    /// For whoever has the page to itself.
+    pub(crate) fn use_set(&self, used_for: Use) {
+        self.used_for.store(used_for as u32, Ordering::Relaxed);
+    }
+
     #[inline]
     pub(crate) fn is_log(&self) -> bool {
         matches!(self.used_for(), Use::Small | Use::Main)
@@ -105,6 +110,31 @@ impl Pool {
         self.fresh.store(1, Ordering::Relaxed);
         self.used.store(1, Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
+        self.target.store(limit, Ordering::Relaxed);
+    }
+
+    /// Begins with the pages of which the table says a use: `limit` of them and the rest may be in use. (Fewer than that
+    /// are in use already when memory was left by a store that had a higher limit.)
+    pub(crate) fn begin_with(&self, pages: &[Page], limit: u32) {
+        let (mut used, mut last) = (0, 0);
+        for (number, page) in (0u32..).zip(pages) {
+            if page.used_for() != Use::Free {
+                used += 1;
+                last = number;
+            }
+        }
+        let mut free = NONE;
+        for number in (1..last).rev() {
+            let Some(page) = pages.get(number as usize) else { continue };
+            if page.used_for() == Use::Free {
+                page.next.store(free, Ordering::Relaxed);
+                free = number;
+            }
+        }
+        self.free.store(free, Ordering::Relaxed);
+        self.fresh.store(last + 1, Ordering::Relaxed);
+        self.used.store(used, Ordering::Relaxed);
+        self.limit.store(limit.max(used + RESERVE), Ordering::Relaxed);
         self.target.store(limit, Ordering::Relaxed);
     }
 

@@ -204,7 +204,7 @@ impl<'s, 'r> Worker<'s, 'r> {
 
         let large = (place.head.options | staged.head.options) & option::LARGE != 0;
         if place.head.words() == staged.words && staged.words <= IN_PLACE_WORDS_MAX && !large {
-            let change = place.line.open();
+            let change = place.line.open_item(place.slot);
             for word in 0..u64::from(staged.words) {
                 store.region.store(place.offset + word, store.region.load(staged.offset + word));
             }

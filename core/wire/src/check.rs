@@ -1,5 +1,6 @@
 //! What the fuzz targets check, and what plain `cargo test` replays over their corpora: one function for both.
 
+use crate::binary;
 use crate::meta::{self, Flags, Reply, Request, Set};
 use crate::text::{Command, Framing, Line, decode, frame};
 
@@ -128,6 +129,52 @@ fn check_key(key: &[u8], binary: bool) {
     }
 }
 
+/// Takes frames off `input`, and checks that what is seen of each does not depend on how much of the input was there, that
+/// the hot path sees what the other sees, and that every reply's header says how long it is.
+///
+/// # Panics
+/// When a promise of [`crate::binary`] is broken.
+pub fn wire_binary(input: &[u8]) {
+    let mut rest = input;
+    while let binary::Framing::Frame(frame) = binary::frame(rest) {
+        check_frame(rest, &frame);
+        let whole = frame.front_len().saturating_add(frame.value_len() as usize);
+        let Some(behind) = rest.get(whole..).filter(|_| binary::check_lengths(&frame.header).is_ok()) else {
+            return;
+        };
+        rest = behind;
+    }
+}
+
+fn check_frame(input: &[u8], frame: &binary::Frame<'_>) {
+    let front = frame.front_len().min(input.len());
+    for cut in 0..front {
+        assert!(matches!(binary::frame(&input[..cut]), binary::Framing::Partial | binary::Framing::Frame(_)));
+        assert_eq!(binary::plain_get(&input[..cut]), None, "a get was seen before its end");
+    }
+    assert_eq!(binary::frame(&input[..front]), binary::Framing::Frame(*frame));
+    if binary::check_lengths(&frame.header).is_err() {
+        return;
+    }
+    let command = binary::decode(frame);
+    let plain = binary::plain_get(input);
+    let is_plain = matches!(command, binary::Command::Get { touch: None, .. });
+    assert_eq!(plain.is_some(), is_plain, "the hot path and the other see different requests");
+    if let (Some(plain), binary::Command::Get { key, .. }) = (plain, command) {
+        assert_eq!((plain.key, plain.total), (key, frame.front_len()));
+        assert_eq!((plain.form.opcode, plain.form.opaque), (frame.header.opcode, frame.header.opaque));
+    }
+    let mut out = [0; 1024];
+    let parts = binary::Parts { extras: frame.extras, key: frame.key, value: b"value" };
+    let written = binary::write_reply(&mut out, &frame.header, binary::Status::Ok, parts, frame.header.cas);
+    if let Some(written) = written {
+        assert_eq!(out[16..24], input[16..24], "the CAS comes back as it was");
+        assert_eq!(out[12..16], input[12..16], "the opaque comes back as it was");
+        let body_len = u32::from_be_bytes([out[8], out[9], out[10], out[11]]);
+        assert_eq!(written, binary::HEADER_BYTES + body_len as usize);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -145,5 +192,6 @@ mod tests {
     fn the_corpora_replay() {
         replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/wire_text"), super::wire_text);
         replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/wire_meta"), super::wire_meta);
+        replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/wire_binary"), super::wire_binary);
     }
 }

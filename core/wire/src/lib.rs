@@ -5,8 +5,10 @@
 //!
 //! - [`text`]: framing and decoding of the classic text commands.
 //! - [`meta`]: decoding of the meta commands, and their reply lines; [`base64`] for their binary keys.
+//! - [`binary`]: the binary protocol: frames to commands, and reply frames.
 //! - [`number`]: the number forms that memcached accepts, and decimal output.
 //! - [`reply`]: every constant reply, and the header line of a value.
+//! - [`token`]: how a text connection authenticates.
 //! - [`udp`]: the eight-byte frame in front of a datagram.
 //! - [`scan`]: searching for delimiters a word at a time.
 //!
@@ -18,6 +20,7 @@
 extern crate std;
 
 pub mod base64;
+pub mod binary;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod check;
@@ -26,6 +29,7 @@ pub mod number;
 pub mod reply;
 pub mod scan;
 pub mod text;
+pub mod token;
 pub mod udp;
 
 /// Longest key, in bytes.

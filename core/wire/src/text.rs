@@ -220,6 +220,14 @@ pub fn decode<'a>(line: &Line<'a>) -> Command<'a> {
     }
 }
 
+/// What is probably the first key of the request that `input` begins with: its second word. A guess, for hints.
+#[inline]
+pub fn likely_key(input: &[u8]) -> Option<&[u8]> {
+    let (_, arguments) = input.split_at_checked(scan::space(input)?.wrapping_add(1))?;
+    let key = arguments.get(..scan::space_or_newline(arguments)?)?;
+    Some(key.strip_suffix(b"\r").unwrap_or(key))
+}
+
 /// The tokens of a line that memcached sees.
 pub fn tokens(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b' ').filter(|token| !token.is_empty()).take(TOKENS_MAX)

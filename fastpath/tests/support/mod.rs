@@ -124,7 +124,7 @@ impl Rig {
         let words = loader.maps().region();
         let store = make_store(words, limit_bytes);
         let counters: &'static EngineCounters = Box::leak(Box::default());
-        let settings = unbuckle_engine::Settings { cas, flush_enabled: true };
+        let settings = unbuckle_engine::Settings { cas, flush_enabled: true, ..Default::default() };
         let engine = Engine::new(store.worker(0).expect("the first worker"), settings, counters);
         for interface in interfaces {
             loader.attach(interface, Hook::Tcx).unwrap_or_else(|error| panic!("{error}"));

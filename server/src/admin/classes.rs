@@ -3,7 +3,7 @@
 //! Memory here has no size classes; items are counted in the ones that memcached would have put them in with the same
 //! `-n`, `-f` and chunk maximum, so that tools which read these statistics see what they expect.
 
-use super::stat;
+use super::{Shown, stat};
 use crate::options::Options;
 use crate::shared::Shared;
 use unbuckle_store::ClassGauges;
@@ -42,15 +42,9 @@ impl Classes {
     }
 }
 
-/// What `stats items` says of queues, crawls and retries by class: nothing here is kept by class but number,
-/// size, evictions and reclaims, so these are 0, for tools that look for the names.
-const ITEMS_ZERO: [&str; 14] = [
-    "expired_unfetched",
-    "evicted_unfetched",
-    "evicted_active",
-    "crawler_reclaimed",
-    "crawler_items_checked",
-    "lrutail_reflocked",
+/// What `stats items` says of queues: nothing here is kept by class but number, size, evictions and reclaims, so these are
+/// 0, for tools that look for the names.
+const QUEUES_ZERO: [&str; 8] = [
     "moves_to_cold",
     "moves_to_warm",
     "moves_within_lru",
@@ -73,23 +67,26 @@ const SLABS_ZERO: [&str; 9] = [
     "touch_hits",
 ];
 
-/// The classes that hold items, with their chunk sizes and what the store counted.
-fn held<'s>(shared: &'s Shared<'_>) -> impl Iterator<Item = (usize, u32, ClassGauges)> + 's {
-    let classes = shared.classes.iter();
-    classes
-        .map(|(class, bytes)| (class, bytes, shared.store.class(class - 1)))
-        .filter(|(_, _, class)| class.items > 0)
+/// The classes with their chunk sizes and what the store counted.
+fn counted<'s>(shared: &'s Shared<'_>) -> impl Iterator<Item = (usize, u32, ClassGauges)> + 's {
+    shared.classes.iter().map(|(class, bytes)| (class, bytes, shared.store.class(class - 1)))
 }
 
 pub(super) fn items(shared: &Shared<'_>, reply: &mut Vec<u8>) {
-    for (class, _, gauges) in held(shared) {
+    let shown = Shown::of(shared);
+    for (class, _, gauges) in counted(shared).filter(|(_, _, gauges)| gauges.items > 0) {
         let mut say = |name: &str, value: u64| stat(reply, &format!("items:{class}:{name}"), value);
         say("number", gauges.items);
-        say("number_hot", 0);
-        say("number_warm", 0);
-        say("number_cold", gauges.items);
-        say("age_hot", 0);
-        say("age_warm", 0);
+        if shown.queues {
+            say("number_hot", 0);
+            say("number_warm", 0);
+            say("number_cold", gauges.items);
+            if shown.temporary {
+                say("number_temp", 0);
+            }
+            say("age_hot", 0);
+            say("age_warm", 0);
+        }
         say("age", 0);
         say("mem_requested", gauges.bytes);
         say("evicted", gauges.evictions);
@@ -98,19 +95,29 @@ pub(super) fn items(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         say("outofmemory", 0);
         say("tailrepairs", 0);
         say("reclaimed", gauges.reclaimed);
-        for name in ITEMS_ZERO {
-            say(name, 0);
+        say("expired_unfetched", 0);
+        say("evicted_unfetched", 0);
+        if shown.queues {
+            say("evicted_active", 0);
+        }
+        say("crawler_reclaimed", gauges.crawler_reclaimed);
+        say("crawler_items_checked", 0);
+        say("lrutail_reflocked", 0);
+        if shown.queues {
+            QUEUES_ZERO.iter().for_each(|name| say(name, 0));
         }
     }
 }
 
 pub(super) fn slabs(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let mut active = 0u64;
-    for (class, chunk_bytes, gauges) in held(shared) {
+    // memcached's classes keep a page when their items are gone; of those that items were deleted from nothing is known.
+    let known = |gauges: &ClassGauges| gauges.items + gauges.evictions + gauges.reclaimed > 0;
+    for (class, chunk_bytes, gauges) in counted(shared).filter(|(_, _, gauges)| known(gauges)) {
         active += 1;
         // As many pages as memcached would need at least: here no page belongs to a class.
         let chunks_per_page = u64::from(PAGE_BYTES / chunk_bytes.max(1)).max(1);
-        let pages = gauges.items.div_ceil(chunks_per_page);
+        let pages = gauges.items.div_ceil(chunks_per_page).max(1);
         let mut say = |name: &str, value: u64| stat(reply, &format!("{class}:{name}"), value);
         say("chunk_size", u64::from(chunk_bytes));
         say("chunks_per_page", chunks_per_page);

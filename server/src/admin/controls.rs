@@ -1,10 +1,13 @@
 //! Commands that change how the server runs, or end it.
 //!
-//! memcached steers slab pages, LRU segments and a crawler thread with some of these. This server has none of them:
-//! a well-formed request for such a thing is answered as memcached answers it, and changes nothing.
+//! memcached steers slab pages and LRU segments with some of these. This server has none of them: a well-formed request
+//! for such a thing is answered as memcached answers it, shows in `stats settings`, and changes nothing else.
 
-use super::number;
+use super::{Asker, NOT_BY_DATAGRAM, Outcome, is, number};
+use crate::jobs::Job;
+use crate::roster::lock;
 use crate::shared::Shared;
+use crate::watch::{Kinds, TooMany};
 use std::sync::atomic::Ordering;
 
 const OK: &[u8] = b"OK";
@@ -60,6 +63,17 @@ pub(super) fn memory_limit(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static
     }
 }
 
+/// Reads certificates and key again; what cannot be read stays as it was, and the reply says why.
+pub(super) fn refresh_certificates(shared: &Shared<'_>, reply: &mut Vec<u8>) {
+    let done = match &shared.tls {
+        Some(tls) => tls.refresh(shared.clock.uptime_s()),
+        None => Err("Error TLS not enabled".to_owned()),
+    };
+    let text = done.map_or_else(|error| error, |()| "OK".to_owned());
+    reply.extend_from_slice(text.as_bytes());
+    reply.extend_from_slice(b"\r\n");
+}
+
 /// Moves the clock of all workers ahead, where `--debug-time` allows it.
 pub(super) fn debug_time(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
     match arguments.first().and_then(|word| number(word)) {
@@ -80,9 +94,15 @@ fn float(word: &[u8]) -> Option<f64> {
     std::str::from_utf8(word).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-pub(super) fn slabs(arguments: &[&[u8]], _shared: &Shared<'_>) -> &'static [u8] {
+/// Keeps a setting that nothing here depends on for `stats settings`.
+fn show(shared: &Shared<'_>, settings: &[(&'static str, String)]) -> &'static [u8] {
+    lock(&shared.shown_settings).extend(settings.iter().cloned());
+    OK
+}
+
+pub(super) fn slabs(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
     match arguments {
-        [b"reassign", from, to] | [b"reassign", from, to, b"noreply"] => match (signed(from), signed(to)) {
+        [what, from, to] if is(what, b"reassign") => match (signed(from), signed(to)) {
             (Some(from), Some(to)) if from == to => b"SAME src and dst class are identical",
             (Some(from), Some(to)) if [from, to].iter().any(|class| !(0..=CLASSES_MAX).contains(class)) => {
                 b"BADCLASS invalid src or dst class id"
@@ -90,85 +110,90 @@ pub(super) fn slabs(arguments: &[&[u8]], _shared: &Shared<'_>) -> &'static [u8] 
             (Some(_), Some(_)) => b"NOSPARE source class has no spare pages",
             _ => BAD_FORMAT,
         },
-        [b"automove", level, ..] => match number(level) {
-            Some(0..=2) => OK,
+        [what, rest @ ..] if is(what, b"automove") && !rest.is_empty() => automove(rest, shared),
+        _ => ERROR,
+    }
+}
+
+fn automove(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
+    let ratio = |setting, digits: usize| match arguments.get(1).and_then(|word| float(word)) {
+        Some(ratio) => show(shared, &[(setting, format!("{ratio:.digits$}"))]),
+        None => ERROR,
+    };
+    match arguments.first().copied().unwrap_or_default() {
+        what if is(what, b"ratio") => ratio("slab_automove_ratio", 2),
+        what if is(what, b"freeratio") => ratio("slab_automove_freeratio", 3),
+        what if is(what, b"window") => match arguments.get(1).and_then(|word| number(word)) {
+            Some(window @ 3..=1800) => show(shared, &[("slab_automove_window", window.to_string())]),
+            Some(_) => b"CLIENT_ERROR automove window too low or too high",
+            None => BAD_FORMAT,
+        },
+        level => match number(level) {
+            Some(level @ 0..=2) => show(shared, &[("slab_automove", level.to_string())]),
             Some(_) => ERROR,
             None => BAD_FORMAT,
         },
-        _ => ERROR,
     }
 }
 
-pub(super) fn lru(arguments: &[&[u8]]) -> &'static [u8] {
+pub(super) fn lru(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
     match arguments {
-        [b"tune", hot, warm, hot_factor, warm_factor, ..] => {
-            let (Some(hot), Some(warm)) = (number(hot), number(warm)) else { return ERROR };
-            let (Some(hot_factor), Some(warm_factor)) = (float(hot_factor), float(warm_factor)) else {
-                return ERROR;
-            };
-            if hot.saturating_add(warm) > 80 {
-                b"ERROR hot and warm pcts must not exceed 80"
-            } else if hot_factor <= 0.0 || warm_factor <= 0.0 {
-                b"ERROR hot/warm age factors must be greater than 0"
-            } else {
-                OK
+        [what, rest @ ..] if is(what, b"tune") && rest.len() >= 4 => tune(rest, shared),
+        [what, mode, ..] if is(what, b"mode") => match *mode {
+            b"flat" => show(shared, &[("lru_segmented", "no".to_owned())]),
+            b"segmented" => show(shared, &[("lru_segmented", "yes".to_owned())]),
+            _ => ERROR,
+        },
+        [what, seconds, ..] if is(what, b"temp_ttl") => match signed(seconds) {
+            Some(seconds) if seconds < 0 => show(shared, &[("temp_lru", "no".to_owned())]),
+            Some(seconds) => {
+                show(shared, &[("temp_lru", "yes".to_owned()), ("temporary_ttl", seconds.to_string())])
             }
-        }
-        [b"mode", b"flat" | b"segmented", ..] => OK,
-        [b"temp_ttl", seconds, ..] if signed(seconds).is_some() => OK,
+            None => ERROR,
+        },
         _ => ERROR,
     }
 }
 
-pub(super) fn lru_crawler(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
-    match arguments {
-        [b"crawl", classes] | [b"crawl", classes, b"noreply"] => match *classes {
-            b"all" => OK,
-            b"hash" => b"ERROR an unknown error happened",
-            classes if is_class_list(classes) => OK,
-            _ => b"BADCLASS invalid class id",
-        },
-        [b"metadump" | b"mgdump", _] if !shared.options.dump_enabled => b"ERROR metadump not allowed",
-        [b"metadump" | b"mgdump", classes]
-            if !matches!(*classes, b"all" | b"hash") && !is_class_list(classes) =>
-        {
-            b"BADCLASS invalid class id"
-        }
-        [b"metadump", _] => b"SERVER_ERROR lru_crawler metadump not supported yet",
-        [b"mgdump", _] => b"SERVER_ERROR lru_crawler mgdump not supported yet",
-        [b"tocrawl", items] | [b"tocrawl", items, b"noreply"] => number(items).map_or(BAD_FORMAT, |_| OK),
-        [b"sleep", micros] | [b"sleep", micros, b"noreply"] => match number(micros) {
-            Some(0..=1_000_000) => OK,
-            Some(_) => b"CLIENT_ERROR sleep must be one second or less",
-            None => BAD_FORMAT,
-        },
-        [b"enable" | b"disable"] | [b"enable" | b"disable", b"noreply"] => OK,
-        _ => ERROR,
+fn tune(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
+    let [hot, warm, hot_factor, warm_factor, ..] = arguments else { return ERROR };
+    let (Some(hot), Some(warm)) = (number(hot), number(warm)) else { return ERROR };
+    let (Some(hot_factor), Some(warm_factor)) = (float(hot_factor), float(warm_factor)) else {
+        return ERROR;
+    };
+    if hot.saturating_add(warm) > 80 {
+        return b"ERROR hot and warm pcts must not exceed 80";
     }
+    if hot_factor <= 0.0 || warm_factor <= 0.0 {
+        return b"ERROR hot/warm age factors must be greater than 0";
+    }
+    show(
+        shared,
+        &[
+            ("hot_lru_pct", hot.to_string()),
+            ("warm_lru_pct", warm.to_string()),
+            ("hot_max_factor", format!("{hot_factor:.2}")),
+            ("warm_max_factor", format!("{warm_factor:.2}")),
+        ],
+    )
 }
 
-fn is_class_list(text: &[u8]) -> bool {
-    text.split(|byte| *byte == b',').all(|class| matches!(number(class), Some(1..=63)))
-}
-
-pub(super) fn watch(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [u8] {
-    const KINDS: [&[u8]; 10] = [
-        b"rawcmds",
-        b"evictions",
-        b"fetchers",
-        b"mutations",
-        b"sysevents",
-        b"connevents",
-        b"proxyreqs",
-        b"proxyevents",
-        b"proxyuser",
-        b"deletions",
-    ];
+/// The client becomes a watcher; or why not.
+pub(super) fn watch(
+    arguments: &[&[u8]],
+    shared: &Shared<'_>,
+    asker: &Asker,
+) -> Result<&'static [u8], Outcome> {
     if !shared.options.watch_enabled {
-        b"CLIENT_ERROR watch commands not allowed"
-    } else if arguments.iter().all(|kind| KINDS.contains(kind)) {
-        b"SERVER_ERROR watch not supported yet"
-    } else {
-        ERROR
+        return Ok(b"CLIENT_ERROR watch commands not allowed");
+    }
+    if asker.replies_wait {
+        return Ok(b"ERROR cannot pipeline other commands before watch");
+    }
+    let Some(kinds) = Kinds::asked(arguments) else { return Ok(ERROR) };
+    let Some(worker) = asker.worker else { return Ok(NOT_BY_DATAGRAM) };
+    match shared.hub.add(kinds, worker) {
+        Ok(watcher) => Err(Outcome::Begin(Job::Watching(watcher))),
+        Err(TooMany) => Ok(b"WATCHER_TOO_MANY log watcher limit reached"),
     }
 }

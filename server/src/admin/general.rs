@@ -2,7 +2,7 @@
 //!
 //! A name whose matter does not exist here (slab moves, LRU segments, watchers) is listed with 0.
 
-use super::stat;
+use super::{Shown, stat};
 use crate::roster::lock;
 use crate::shared::{Count, DoorCounts, Shared};
 use crate::system;
@@ -24,6 +24,7 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
     let door =
         |count: fn(&DoorCounts) -> &Count| shared.desks.iter().map(|desk| count(&desk.door).value()).sum();
     let counts = shared.store.counts();
+    let logs = shared.hub.tally();
     totals.extend([
         ("total_connections", shared.accept.accepted.value()),
         ("rejected_connections", shared.accept.rejected.value()),
@@ -35,10 +36,18 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
         ("bytes_read", door(|door| &door.bytes_read)),
         ("bytes_written", door(|door| &door.bytes_written)),
         ("conn_yields", door(|door| &door.yields)),
+        ("ssl_new_sessions", door(|door| &door.tls_new_sessions)),
+        ("ssl_handshake_errors", door(|door| &door.tls_handshake_errors)),
+        ("ssl_proto_errors", door(|door| &door.tls_protocol_errors)),
         ("udp_dropped_malformed", door(|door| &door.udp_dropped_malformed)),
         ("udp_dropped_rate", door(|door| &door.udp_dropped_rate)),
         ("udp_dropped_size", door(|door| &door.udp_dropped_size)),
         ("udp_dropped_unsent", door(|door| &door.udp_dropped_unsent)),
+        ("lru_crawler_starts", shared.crawls.load(std::sync::atomic::Ordering::Relaxed)),
+        ("log_worker_dropped", logs.dropped),
+        ("log_worker_written", logs.written),
+        ("log_watcher_skipped", logs.skipped),
+        ("log_watcher_sent", logs.sent),
         ("total_items", counts.total_items),
         ("evictions", counts.evictions),
         ("evicted_unfetched", counts.evicted_unfetched),
@@ -61,6 +70,7 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
 }
 
 pub(super) fn reset(shared: &Shared<'_>) {
+    shared.desks.iter().for_each(|desk| desk.reporter.prefixes.clear());
     lock(&shared.baseline).values = totals(shared);
 }
 
@@ -94,8 +104,7 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     process(shared, reply);
     connections(shared, &since, reply);
     since.all(reply, &REQUESTS);
-    stat(reply, "auth_cmds", 0);
-    stat(reply, "auth_errors", 0);
+    since.all(reply, &["auth_cmds", "auth_errors"]);
     if shared.options.extended.idle_timeout_s > 0 {
         stat(reply, "idle_kicks", since.value("idle_kicks"));
     }
@@ -109,14 +118,45 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     stat(reply, "hash_power_level", (gauges.index_lines * 8).checked_ilog2().unwrap_or(0));
     stat(reply, "hash_bytes", gauges.index_bytes);
     stat(reply, "hash_is_expanding", 0);
-    since.all(reply, &SLABS);
-    stat(reply, "slab_reassign_last_busy_status", "none");
-    since.all(reply, &THREADS_AND_LOGS);
+    let shown = Shown::of(shared);
+    if shown.slab_moves {
+        since.all(reply, &SLAB_MOVES);
+        stat(reply, "slab_reassign_last_busy_status", "none");
+        since.all(reply, &["slab_reassign_running", "slabs_moved"]);
+    }
+    if shown.crawler {
+        stat(reply, "lru_crawler_running", u8::from(shared.store.is_crawling()));
+        stat(reply, "lru_crawler_starts", since.value("lru_crawler_starts"));
+    }
+    if shown.queues {
+        stat(reply, "lru_maintainer_juggles", 0);
+    }
+    since.all(reply, &LOGS);
+    stat(reply, "log_watchers", shared.hub.tally().watchers);
+    tls(shared, &since, reply);
+    since.all(reply, &["unexpected_napi_ids", "round_robin_fallback"]);
     stat(reply, "bytes", gauges.item_bytes);
     stat(reply, "curr_items", gauges.items);
     stat(reply, "total_items", since.value("total_items"));
     stat(reply, "slab_global_page_pool", gauges.pages_free);
-    since.all(reply, &ITEMS);
+    items(&since, shown, reply);
+}
+
+fn items(since: &Since, shown: Shown, reply: &mut Vec<u8>) {
+    since.all(reply, &["expired_unfetched", "evicted_unfetched"]);
+    if shown.queues {
+        since.all(reply, &["evicted_active"]);
+    }
+    since.all(
+        reply,
+        &["evictions", "reclaimed", "crawler_reclaimed", "crawler_items_checked", "lrutail_reflocked"],
+    );
+    if shown.queues {
+        since.all(
+            reply,
+            &["moves_to_cold", "moves_to_warm", "moves_within_lru", "direct_reclaims", "lru_bumps_dropped"],
+        );
+    }
 }
 
 const REQUESTS: [&str; 22] = [
@@ -144,7 +184,7 @@ const REQUESTS: [&str; 22] = [
     "store_no_memory",
 ];
 
-const SLABS: [&str; 6] = [
+const SLAB_MOVES: [&str; 6] = [
     "slab_reassign_rescues",
     "slab_reassign_chunk_rescues",
     "slab_reassign_inline_reclaim",
@@ -153,37 +193,18 @@ const SLABS: [&str; 6] = [
     "slab_reassign_busy_nomem",
 ];
 
-const THREADS_AND_LOGS: [&str; 13] = [
-    "slab_reassign_running",
-    "slabs_moved",
-    "lru_crawler_running",
-    "lru_crawler_starts",
-    "lru_maintainer_juggles",
-    "malloc_fails",
-    "log_worker_dropped",
-    "log_worker_written",
-    "log_watcher_skipped",
-    "log_watcher_sent",
-    "log_watchers",
-    "unexpected_napi_ids",
-    "round_robin_fallback",
-];
+const LOGS: [&str; 5] =
+    ["malloc_fails", "log_worker_dropped", "log_worker_written", "log_watcher_skipped", "log_watcher_sent"];
 
-const ITEMS: [&str; 13] = [
-    "expired_unfetched",
-    "evicted_unfetched",
-    "evicted_active",
-    "evictions",
-    "reclaimed",
-    "crawler_reclaimed",
-    "crawler_items_checked",
-    "lrutail_reflocked",
-    "moves_to_cold",
-    "moves_to_warm",
-    "moves_within_lru",
-    "direct_reclaims",
-    "lru_bumps_dropped",
-];
+/// Only where TLS is on.
+fn tls(shared: &Shared<'_>, since: &Since, reply: &mut Vec<u8>) {
+    let Some(tls) = &shared.tls else { return };
+    if shared.options.extended.tls.session_cache {
+        stat(reply, "ssl_new_sessions", since.value("ssl_new_sessions"));
+    }
+    since.all(reply, &["ssl_handshake_errors", "ssl_proto_errors"]);
+    stat(reply, "time_since_server_cert_refresh", tls.since_refresh_s(shared.clock.uptime_s()));
+}
 
 fn process(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let usage = system::usage();
@@ -203,7 +224,9 @@ fn connections(shared: &Shared<'_>, since: &Since, reply: &mut Vec<u8>) {
     stat(reply, "max_connections", shared.options.connections_max);
     stat(reply, "curr_connections", current);
     stat(reply, "total_connections", since.value("total_connections"));
-    stat(reply, "rejected_connections", since.value("rejected_connections"));
+    if Shown::of(shared).rejections {
+        stat(reply, "rejected_connections", since.value("rejected_connections"));
+    }
     stat(reply, "connection_structures", current);
     stat(reply, "response_obj_oom", since.value("response_obj_oom"));
     stat(reply, "response_obj_count", 0);

@@ -4,9 +4,10 @@
 //! default: tools that check their own configuration find it.
 
 use super::{stat, yes_no};
-use crate::options::Protocol;
+use crate::options::{KeyFormat, Options, Protocol};
+use crate::roster::lock;
 use crate::shared::Shared;
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
 
 pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
@@ -27,7 +28,7 @@ pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     stat(reply, "num_threads", options.threads);
     stat(reply, "num_threads_per_udp", options.threads);
     stat(reply, "stat_key_prefix", options.prefix_delimiter);
-    stat(reply, "detail_enabled", yes_no(shared.detail_enabled.load(Ordering::Relaxed)));
+    stat(reply, "detail_enabled", yes_no(shared.hub.wants_prefixes()));
     stat(reply, "reqs_per_event", options.requests_per_event);
     stat(reply, "cas_enabled", yes_no(options.cas));
     stat(reply, "tcp_backlog", options.backlog);
@@ -37,8 +38,11 @@ pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
         Protocol::Binary => "binary",
     };
     stat(reply, "binding_protocol", protocol);
-    stat(reply, "auth_enabled_sasl", "no");
-    stat(reply, "auth_enabled_ascii", "no");
+    stat(reply, "auth_enabled_sasl", yes_no(options.sasl));
+    match &options.auth_file {
+        Some(path) => stat(reply, "auth_enabled_ascii", path.display()),
+        None => stat(reply, "auth_enabled_ascii", "no"),
+    }
     stat(reply, "item_size_max", options.item_bytes_max);
     without_effect(shared, reply);
 }
@@ -52,7 +56,7 @@ const REST: &[(&str, &str)] = &[
     ("slab_automove_ratio", "0.80"),
     ("slab_automove_window", "10"),
     ("slab_chunk_max", ""),
-    ("lru_crawler", "yes"),
+    ("lru_crawler", ""),
     ("lru_crawler_sleep", "100"),
     ("lru_crawler_tocrawl", "0"),
     ("tail_repair_time", "0"),
@@ -84,30 +88,50 @@ const REST: &[(&str, &str)] = &[
     ("ext_max_frag", "0.80"),
     ("slab_automove_freeratio", "0.010"),
     ("ext_drop_unread", "no"),
-    ("ssl_enabled", "no"),
-    ("ssl_chain_cert", "(null)"),
-    ("ssl_key", "(null)"),
-    ("ssl_verify_mode", "0"),
-    ("ssl_keyformat", "1"),
-    ("ssl_ciphers", "NULL"),
-    ("ssl_ca_cert", "NULL"),
-    ("ssl_wbuf_size", "16384"),
-    ("ssl_session_cache", "no"),
-    ("ssl_kernel_tls", "no"),
-    ("ssl_min_version", "tlsv1.2"),
+    (TLS, ""),
     ("num_napi_ids", "0"),
     ("memory_file", "(null)"),
     ("client_flags_size", "4"),
 ];
 
+fn memory_file(options: &Options) -> Option<String> {
+    Some(options.memory_file.as_deref()?.display().to_string())
+}
+
+/// Stands in [`REST`] for the lines of [`tls`].
+const TLS: &str = "ssl_enabled";
+
+fn tls(options: &Options, reply: &mut Vec<u8>) {
+    let tls = &options.extended.tls;
+    let shown = |path: &Option<PathBuf>| path.as_deref().map(|path| path.display().to_string());
+    stat(reply, TLS, yes_no(options.tls_enabled));
+    stat(reply, "ssl_chain_cert", shown(&tls.chain_cert).as_deref().unwrap_or("(null)"));
+    stat(reply, "ssl_key", shown(&tls.key).as_deref().unwrap_or("(null)"));
+    stat(reply, "ssl_verify_mode", tls.verify_flags);
+    stat(reply, "ssl_keyformat", if tls.key_format == KeyFormat::Pem { 1 } else { 2 });
+    stat(reply, "ssl_ciphers", tls.ciphers.as_deref().unwrap_or("NULL"));
+    stat(reply, "ssl_ca_cert", shown(&tls.ca_cert).as_deref().unwrap_or("NULL"));
+    stat(reply, "ssl_wbuf_size", tls.write_buffer_bytes);
+    stat(reply, "ssl_session_cache", yes_no(tls.session_cache));
+    stat(reply, "ssl_kernel_tls", yes_no(tls.kernel_tls));
+    stat(reply, "ssl_min_version", tls.min_version.name());
+}
+
 fn without_effect(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
+    let shown = lock(&shared.shown_settings);
     for &(name, default) in REST {
+        if name == TLS {
+            tls(options, reply);
+            continue;
+        }
         let value = match name {
             "slab_chunk_max" => options.chunk_bytes_max().to_string(),
+            "lru_crawler" => yes_no(shared.store.crawler_is_enabled()).to_owned(),
+            "memory_file" => memory_file(options).unwrap_or_else(|| default.to_owned()),
             "flush_enabled" => yes_no(options.flush_enabled).to_owned(),
             "dump_enabled" => yes_no(options.dump_enabled).to_owned(),
-            _ => options.extended.shown.get(name).map_or(default, String::as_str).to_owned(),
+            _ => shown.get(name).map_or(default, String::as_str).to_owned(),
         };
         stat(reply, name, value);
     }

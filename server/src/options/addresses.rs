@@ -4,9 +4,27 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+/// How the connections of a listener are protected; it matters only with `-Z`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protection {
+    /// TLS, and clients are verified as `-o ssl_verify_mode` says.
+    #[default]
+    Configured,
+    /// `notls:`
+    None,
+    /// `btls:` TLS, and no client is asked for a certificate.
+    ServerOnly,
+    /// `mtls:` TLS, and every client needs a certificate.
+    Mutual,
+}
+
+const PROTECTIONS: [(&str, Protection); 3] =
+    [("notls:", Protection::None), ("btls:", Protection::ServerOnly), ("mtls:", Protection::Mutual)];
+
 /// One entry of `-l`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
+    pub protection: Protection,
     /// A name or an address without brackets; `None` (written `*`) is every address.
     pub host: Option<String>,
     /// Overrides the ports of `-p` and `-U`.
@@ -15,20 +33,23 @@ pub struct ListenAddress {
 
 impl ListenAddress {
     pub(super) fn host(name: &str) -> ListenAddress {
-        ListenAddress { host: Some(name.to_owned()), port: None }
+        ListenAddress { host: Some(name.to_owned()), ..ListenAddress::everywhere() }
     }
 
-    /// Reads `[proto[P]:][tag[T]:]host[:port]`; an IPv6 address with a port stands in brackets.
+    pub(crate) fn everywhere() -> ListenAddress {
+        ListenAddress { protection: Protection::default(), host: None, port: None }
+    }
+
+    /// Reads `[notls|btls|mtls:][proto[P]:][tag[T]:]host[:port]`; an IPv6 address with a port stands in brackets.
     pub(super) fn parse(entry: &str) -> Result<ListenAddress, String> {
-        for prefix in ["notls", "btls", "mtls"] {
-            if entry.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(':')) {
-                return Err(format!("-l {entry}: \"{prefix}\" is valid only with TLS (-Z)"));
-            }
-        }
+        let (protection, entry) = PROTECTIONS
+            .into_iter()
+            .find_map(|(prefix, protection)| Some((protection, entry.strip_prefix(prefix)?)))
+            .unwrap_or((Protection::default(), entry));
         let entry = skip_label(entry, "proto")?;
         let entry = skip_label(entry, "tag")?;
         let (host, port) = split_port(entry)?;
-        Ok(ListenAddress { host: (host != "*").then(|| host.to_owned()), port })
+        Ok(ListenAddress { protection, host: (host != "*").then(|| host.to_owned()), port })
     }
 }
 
@@ -152,7 +173,9 @@ mod tests {
         assert_eq!(parse("*:5"), (None, Some(5)));
         assert_eq!(parse("proto[ascii]:tag[blue]:localhost:5"), (Some("localhost".into()), Some(5)));
         assert_eq!(parse("tag_blue_:localhost"), (Some("localhost".into()), None));
-        for bad in ["[::1", "host:x", "host:70000", "notls:host", "proto[binary]:host", "tag[x"] {
+        assert_eq!(parse("notls:proto[ascii]:[::1]:5"), (Some("::1".into()), Some(5)));
+        assert_eq!(ListenAddress::parse("mtls:*").unwrap().protection, Protection::Mutual);
+        for bad in ["[::1", "host:x", "host:70000", "proto[binary]:host", "tag[x"] {
             assert!(ListenAddress::parse(bad).is_err(), "{bad}");
         }
     }

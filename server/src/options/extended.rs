@@ -4,7 +4,9 @@
 //! an effect here: most steer slab pages, LRU segments and threads that this server has none of. Those values are
 //! kept to be echoed by `stats settings`, and the user is told, one line each.
 
+use super::tls::{Setting, TlsOptions};
 use super::{Refusal, exit};
+use crate::watch::Sizes;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,14 @@ enum Effect {
     MaxConnectionsFast(bool),
     IdleTimeout,
     ChunkMax,
+    /// Kept in [`TlsOptions`], which also shows it.
+    Tls(Setting),
+    Crawler(bool),
+    /// Of what it switches off, only some is here.
+    NotModern,
+    TrackSizes,
+    WatcherLog,
+    WorkerLog,
     /// Speaks about tests or builds of memcached: nothing to say about it.
     Silent,
 }
@@ -67,6 +77,8 @@ const fn unseen(name: &'static str, shape: Shape, effect: Effect) -> Suboption {
 }
 
 const ANY: u64 = u32::MAX as u64;
+/// A gigabyte of log is a mistake.
+const LOG_KIB_MAX: u64 = 1 << 20;
 
 static SUBOPTIONS: &[Suboption] = &[
     Suboption { effect: Effect::MaxConnectionsFast(true), ..bare("maxconns_fast", "maxconns_fast", "yes") },
@@ -93,8 +105,8 @@ static SUBOPTIONS: &[Suboption] = &[
         shows: Shows::Nothing,
         effect: Effect::None,
     },
-    bare("lru_crawler", "lru_crawler", "yes"),
-    bare("no_lru_crawler", "lru_crawler", "no"),
+    unseen("lru_crawler", Shape::Bare, Effect::Crawler(true)),
+    unseen("no_lru_crawler", Shape::Bare, Effect::Crawler(false)),
     whole("lru_crawler_sleep", 0, 1_000_000, 1),
     whole("lru_crawler_tocrawl", 0, ANY, 1),
     bare("lru_maintainer", "lru_maintainer_thread", "yes"),
@@ -104,17 +116,17 @@ static SUBOPTIONS: &[Suboption] = &[
     fraction("hot_max_factor", f64::MAX, 2),
     fraction("warm_max_factor", f64::MAX, 2),
     whole("temporary_ttl", 0, ANY, 1),
-    whole("watcher_logbuf_size", 0, ANY, 1024),
-    whole("worker_logbuf_size", 0, ANY, 1024),
+    Suboption { effect: Effect::WatcherLog, ..whole("watcher_logbuf_size", 0, LOG_KIB_MAX, 1024) },
+    Suboption { effect: Effect::WorkerLog, ..whole("worker_logbuf_size", 0, LOG_KIB_MAX, 1024) },
     whole("read_buf_mem_limit", 0, ANY, 1 << 20),
     unseen("resp_obj_mem_limit", Shape::Text, Effect::None),
     unseen("slab_sizes", Shape::Text, Effect::None),
-    bare("track_sizes", "track_sizes", "yes"),
+    Suboption { effect: Effect::TrackSizes, ..bare("track_sizes", "track_sizes", "yes") },
     unseen("inline_ascii_resp", Shape::Bare, Effect::None),
     unseen("no_inline_ascii_resp", Shape::Bare, Effect::None),
     unseen("no_chunked_items", Shape::Bare, Effect::None),
     unseen("modern", Shape::Bare, Effect::Silent),
-    unseen("no_modern", Shape::Bare, Effect::None),
+    unseen("no_modern", Shape::Bare, Effect::NotModern),
     unseen("drop_privileges", Shape::Bare, Effect::None),
     unseen("no_drop_privileges", Shape::Bare, Effect::Silent),
     unseen("relaxed_privileges", Shape::Bare, Effect::Silent),
@@ -133,16 +145,16 @@ static SUBOPTIONS: &[Suboption] = &[
     whole("ext_max_sleep", 0, ANY, 1),
     fraction("ext_max_frag", 1.0, 2),
     bare("ext_drop_unread", "ext_drop_unread", "yes"),
-    unseen("ssl_chain_cert", Shape::Text, Effect::None),
-    unseen("ssl_key", Shape::Text, Effect::None),
-    unseen("ssl_keyformat", Shape::Text, Effect::None),
-    unseen("ssl_verify_mode", Shape::Text, Effect::None),
-    unseen("ssl_ciphers", Shape::Text, Effect::None),
-    unseen("ssl_ca_cert", Shape::Text, Effect::None),
-    unseen("ssl_wbuf_size", Shape::Text, Effect::None),
-    unseen("ssl_session_cache", Shape::Bare, Effect::None),
-    unseen("ssl_kernel_tls", Shape::Bare, Effect::None),
-    unseen("ssl_min_version", Shape::Text, Effect::None),
+    unseen("ssl_chain_cert", Shape::Text, Effect::Tls(Setting::ChainCert)),
+    unseen("ssl_key", Shape::Text, Effect::Tls(Setting::Key)),
+    unseen("ssl_keyformat", Shape::Whole(0, 3), Effect::Tls(Setting::KeyFormat)),
+    unseen("ssl_verify_mode", Shape::Whole(0, 3), Effect::Tls(Setting::VerifyMode)),
+    unseen("ssl_ciphers", Shape::Text, Effect::Tls(Setting::Ciphers)),
+    unseen("ssl_ca_cert", Shape::Text, Effect::Tls(Setting::CaCert)),
+    unseen("ssl_wbuf_size", Shape::Whole(0, ANY >> 10), Effect::Tls(Setting::WriteBuffer)),
+    unseen("ssl_session_cache", Shape::Bare, Effect::Tls(Setting::SessionCache)),
+    unseen("ssl_kernel_tls", Shape::Bare, Effect::Tls(Setting::KernelTls)),
+    unseen("ssl_min_version", Shape::Whole(0, 3), Effect::Tls(Setting::MinVersion)),
 ];
 
 /// What `-o` came to.
@@ -152,8 +164,14 @@ pub struct Extended {
     pub max_connections_fast: bool,
     /// Seconds after which a silent connection is closed; 0 is never.
     pub idle_timeout_s: u32,
+    /// Expired items are looked for.
+    pub crawler: bool,
     /// Largest size class; `None` follows the item size.
     pub chunk_bytes_max: Option<u32>,
+    /// `stats sizes` answers.
+    pub track_sizes: bool,
+    pub(crate) log_sizes: Sizes,
+    pub tls: TlsOptions,
     /// Lines of `stats settings` that differ from their defaults.
     pub shown: BTreeMap<&'static str, String>,
 }
@@ -163,7 +181,11 @@ impl Default for Extended {
         Extended {
             max_connections_fast: true,
             idle_timeout_s: 0,
+            crawler: true,
             chunk_bytes_max: None,
+            track_sizes: false,
+            log_sizes: Sizes { log_bytes: 64 << 10, watcher_bytes: 256 << 10 },
+            tls: TlsOptions::default(),
             shown: BTreeMap::new(),
         }
     }
@@ -185,6 +207,12 @@ impl Extended {
         Ok(())
     }
 
+    fn imply(&mut self, name: &str) {
+        let settings =
+            IMPLIED.iter().filter(|(implying, _)| *implying == name).flat_map(|(_, settings)| *settings);
+        self.shown.extend(settings.map(|(setting, value)| (*setting, (*value).to_owned())));
+    }
+
     fn apply_one(
         &mut self,
         suboption: &Suboption,
@@ -197,21 +225,48 @@ impl Extended {
             Effect::Silent => {}
             Effect::MaxConnectionsFast(fast) => self.max_connections_fast = fast,
             Effect::IdleTimeout => self.idle_timeout_s = number as u32,
+            Effect::Tls(setting) => {
+                self.tls.set(setting, value.unwrap_or_default(), number as u64, notes)?;
+            }
+            Effect::Crawler(crawler) => self.crawler = crawler,
+            Effect::NotModern => {
+                self.crawler = false;
+                self.max_connections_fast = false;
+                self.chunk_bytes_max = self.chunk_bytes_max.or(Some(1 << 20));
+            }
+            Effect::TrackSizes => self.track_sizes = true,
+            Effect::WatcherLog => self.log_sizes.watcher_bytes = (number as usize) << 10,
+            Effect::WorkerLog => self.log_sizes.log_bytes = (number as usize) << 10,
             Effect::ChunkMax => self.chunk_bytes_max = Some((number as u32) << 10),
         }
+        self.imply(suboption.name);
         let text = match suboption.shows {
             Shows::Nothing => return Ok(()),
             Shows::Text(text) => text.to_owned(),
             Shows::Value { unit } => (number as u64).wrapping_mul(unit).to_string(),
             Shows::Decimal(digits) => format!("{number:.digits$}"),
         };
-        if suboption.name == "temporary_ttl" {
-            self.shown.insert("temp_lru", "yes".to_owned());
-        }
         self.shown.insert(suboption.setting, text);
         Ok(())
     }
 }
+
+/// Settings that follow from others, for `stats settings` and for the statistics that depend on them.
+const IMPLIED: &[(&str, &[(&str, &str)])] = &[
+    ("temporary_ttl", &[("temp_lru", "yes")]),
+    ("no_lru_maintainer", &[("lru_segmented", "no")]),
+    (
+        "no_modern",
+        &[
+            ("slab_reassign", "no"),
+            ("slab_automove", "0"),
+            ("maxconns_fast", "no"),
+            ("lru_segmented", "no"),
+            ("lru_maintainer_thread", "no"),
+            ("hash_algorithm", "jenkins"),
+        ],
+    ),
+];
 
 /// The value as a number, where it is one.
 fn check(suboption: &Suboption, value: Option<&str>) -> Result<f64, Refusal> {
@@ -256,9 +311,10 @@ mod tests {
 
     #[test]
     fn names_with_an_effect_have_it() {
-        let (extended, notes) = apply("no_maxconns_fast,idle_timeout=3,slab_chunk_max=16").unwrap();
+        let (extended, notes) = apply("no_maxconns_fast,idle_timeout=3,slab_chunk_max=16,no_modern").unwrap();
         assert!(!extended.max_connections_fast);
         assert_eq!(extended.idle_timeout_s, 3);
+        assert!(!extended.crawler);
         assert_eq!(extended.chunk_bytes_max, Some(16 << 10));
         assert!(notes.is_empty());
     }

@@ -92,7 +92,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "listen",
         Value("addr"),
         "listen on this address (default: all; with no argument at all: loopback)\n\
-         repeatable, or a comma separated list; each as host, host:port or [ipv6]:port",
+         repeatable, or a comma separated list; each as host, host:port or [ipv6]:port;\n\
+         with TLS, \"notls:\" in front is in the clear, \"btls:\" asks for no client\n\
+         certificate, \"mtls:\" demands one",
     ),
     Flag {
         id: Id::UdpAllow,
@@ -128,6 +130,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "most connections at one time (default: 1024)",
     ),
     flag(Id::LockMemory, 'k', "lock-memory", Nothing, "keep all memory from being paged out"),
+    flag(
+        Id::MemoryFile,
+        'e',
+        "memory-file",
+        Value("file"),
+        "keep the cache in this file, for the next server to go on with",
+    ),
     flag(Id::Verbose, 'v', "verbose", OptionalIgnored, "say more; -vv and -vvv say still more"),
     flag(Id::Help, 'h', "help", Nothing, "print this help"),
     flag(Id::Licence, 'i', "license", Nothing, "print the licence"),
@@ -171,7 +180,13 @@ pub(super) static FLAGS: &[Flag] = &[
         Value("num"),
         "queue of connections not yet accepted (default: 1024)",
     ),
-    flag(Id::Protocol, 'B', "protocol", Value("name"), "ascii or auto (default: auto)"),
+    flag(
+        Id::Protocol,
+        'B',
+        "protocol",
+        Value("name"),
+        "auto, ascii or binary (default: auto: by the first byte)",
+    ),
     flag(
         Id::ItemSizeMax,
         'I',
@@ -179,16 +194,44 @@ pub(super) static FLAGS: &[Flag] = &[
         Value("num"),
         "largest item in bytes, or with k or m (default: 1m, from 1k to 1024m)",
     ),
+    flag(
+        Id::Sasl,
+        'S',
+        "enable-sasl",
+        Nothing,
+        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names\n\
+         the file of users, with a line user:password for each",
+    ),
+    flag(
+        Id::AuthFile,
+        'Y',
+        "auth-file",
+        Value("file"),
+        "ask text clients for a password: lines of user:password; read again on SIGHUP",
+    ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
     flag(Id::DisableWatch, 'W', "disable-watch", Nothing, "refuse watch"),
+    flag(
+        Id::Tls,
+        'Z',
+        "enable-ssl",
+        Nothing,
+        "serve TCP with TLS 1.2 and 1.3; the certificate is set by the ssl_ options of -o",
+    ),
     flag(
         Id::Extended,
         'o',
         "extended",
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
-         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>;\n\
+         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>,\n\
+         lru_crawler, no_lru_crawler, no_modern, track_sizes,\n\
+         watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
+         ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>,\n\
+         ssl_verify_mode=<0: ask for no client certificate, 1: ask, 2 and 3: demand one>,\n\
+         ssl_ca_cert=<file>, ssl_ciphers=<OpenSSL names>, ssl_session_cache,\n\
+         ssl_min_version=<2: TLS 1.2, 3: TLS 1.3>;\n\
          the others are accepted and named on standard error",
     ),
     Flag {
@@ -201,13 +244,7 @@ pub(super) static FLAGS: &[Flag] = &[
 ];
 
 /// Known to memcached, not served: each is recognised so that it gets a clear answer. Not in the help text.
-pub(super) static UNSERVED: &[Flag] = &[
-    flag(Id::Sasl, 'S', "enable-sasl", Nothing, ""),
-    flag(Id::AuthFile, 'Y', "auth-file", Value("file"), ""),
-    flag(Id::Tls, 'Z', "enable-ssl", Nothing, ""),
-    flag(Id::MemoryFile, 'e', "memory-file", Value("file"), ""),
-    flag(Id::NapiIds, 'N', "napi-ids", Value("num"), ""),
-];
+pub(super) static UNSERVED: &[Flag] = &[flag(Id::NapiIds, 'N', "napi-ids", Value("num"), "")];
 
 /// What looking a long name up came to.
 #[derive(Debug)]
@@ -292,7 +329,7 @@ mod tests {
         let text = help_text();
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(text.contains("unix-socket"));
-        for absent in ["sasl", "enable-ssl", "ext_path", "proxy_config", "no_drop_privileges"] {
+        for absent in ["ext_path", "proxy_config", "no_drop_privileges"] {
             assert!(!text.contains(absent), "{absent} is not served");
         }
     }

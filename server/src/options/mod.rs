@@ -6,12 +6,14 @@
 mod addresses;
 mod extended;
 mod flags;
+mod tls;
 
-pub use addresses::{Cidr, ListenAddress};
+pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::Extended;
 use flags::{Found, Id, Takes};
 use std::ffi::OsString;
 use std::path::PathBuf;
+pub use tls::{KeyFormat, TlsOptions, TlsVersion, VerifyMode};
 
 /// Exit codes of sysexits.h, as memcached uses them.
 pub mod exit {
@@ -32,7 +34,7 @@ impl Refusal {
     pub fn new(exit_code: u8, message: impl Into<String>) -> Refusal {
         Refusal { exit_code, message: message.into() }
     }
-    fn usage(message: impl Into<String>) -> Refusal {
+    pub(crate) fn usage(message: impl Into<String>) -> Refusal {
         Refusal::new(exit::USAGE, message)
     }
 }
@@ -83,6 +85,8 @@ pub struct Options {
     pub connections_max: u32,
     pub backlog: i32,
     pub lock_memory: bool,
+    /// Where the cache is kept across restarts. Absolute: a daemon leaves its directory.
+    pub memory_file: Option<PathBuf>,
     pub verbosity: u32,
     pub growth_factor: f64,
     /// Key, value and flags that the smallest size class holds.
@@ -93,12 +97,18 @@ pub struct Options {
     pub requests_per_event: u32,
     pub cas: bool,
     pub protocol: Protocol,
+    /// Binary clients authenticate by SASL.
+    pub sasl: bool,
+    /// Text clients authenticate by what is in this file.
+    pub auth_file: Option<PathBuf>,
     pub item_bytes_max: u64,
     pub flush_enabled: bool,
     pub dump_enabled: bool,
     pub watch_enabled: bool,
     /// Clients may move the clock.
     pub debug_time: bool,
+    /// `-Z`
+    pub tls_enabled: bool,
     pub extended: Extended,
     /// Lines for standard error: what was accepted without effect.
     pub notes: Vec<String>,
@@ -124,6 +134,7 @@ impl Default for Options {
             connections_max: 1024,
             backlog: 1024,
             lock_memory: false,
+            memory_file: None,
             verbosity: 0,
             growth_factor: 1.25,
             chunk_bytes_min: 48,
@@ -133,11 +144,14 @@ impl Default for Options {
             requests_per_event: 20,
             cas: true,
             protocol: Protocol::Auto,
+            sasl: false,
+            auth_file: None,
             item_bytes_max: 1 << 20,
             flush_enabled: true,
             dump_enabled: true,
             watch_enabled: true,
             debug_time: false,
+            tls_enabled: false,
             extended: Extended::default(),
             notes: Vec::new(),
         }
@@ -162,6 +176,7 @@ impl Options {
 #[derive(Debug, Default)]
 struct Seen {
     tcp_port: bool,
+    protocol: bool,
     item_bytes_max: Option<String>,
 }
 
@@ -305,7 +320,10 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         }
         Id::DisableCas => options.cas = false,
         Id::Backlog => options.backlog = positive(value, "the backlog (-b)", i32::MAX as u64)? as i32,
-        Id::Protocol => protocol(options, value)?,
+        Id::Protocol => {
+            options.protocol = protocol(value)?;
+            seen.protocol = true;
+        }
         Id::ItemSizeMax => {
             options.item_bytes_max = item_bytes(value)?;
             seen.item_bytes_max = Some(value.to_owned());
@@ -315,18 +333,14 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::DisableWatch => options.watch_enabled = false,
         Id::DebugTime => options.debug_time = true,
         Id::Extended => options.extended.apply(value, &mut options.notes)?,
-        Id::Sasl | Id::AuthFile => {
-            return Err(Refusal::usage(
-                "this server has no authentication yet: it will not run open where you asked for it",
-            ));
-        }
-        Id::Tls => {
-            return Err(Refusal::usage(
-                "this server has no TLS yet: it will not run in the clear where you asked for it",
-            ));
-        }
+        Id::Sasl => options.sasl = true,
+        Id::AuthFile => options.auth_file = Some(PathBuf::from(value)),
+        Id::Tls => options.tls_enabled = true,
         Id::MemoryFile => {
-            options.notes.push("-e: no memory file yet: the cache will not outlive a restart".to_owned());
+            options.memory_file = Some(
+                std::path::absolute(value)
+                    .map_err(|error| Refusal::usage(format!("-e: not a path, \"{value}\": {error}")))?,
+            );
         }
         Id::NapiIds => options.notes.push("-N: accepted, has no effect here".to_owned()),
         Id::Help | Id::Version | Id::Licence => {}
@@ -348,9 +362,11 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
     if options.item_bytes_max > 1 << 30 {
         return Err(Refusal::usage("-I: the largest item cannot exceed 1024m"));
     }
+    check_authentication(options, seen)?;
     if options.udp_port.is_some() && !seen.tcp_port {
         options.tcp_port = options.udp_port;
     }
+    check_tls(options)?;
     if options.unix_socket.is_some() {
         options.tcp_port = None;
         options.udp_port = None;
@@ -358,9 +374,56 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
         options
             .notes
             .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
-    } else if any_flag && options.listen.is_empty() {
-        options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
+    } else if !any_flag {
+        // Whoever starts it like this is new here, and would see nothing at all.
+        options.notes.push("listening on loopback, port 11211, with 64 MB; -h lists the options".to_owned());
     }
+    Ok(())
+}
+
+/// `-l` and `-Z` may stand in any order, so that this is known only at the end.
+fn check_tls(options: &mut Options) -> Result<(), Refusal> {
+    if !options.tls_enabled {
+        if options.listen.iter().any(|address| address.protection != Protection::default()) {
+            return Err(Refusal::usage("-l: notls:, btls: and mtls: are valid only with TLS (-Z)"));
+        }
+        if options.extended.tls.is_set() {
+            options.notes.push("the ssl_ options of -o have no effect without -Z".to_owned());
+        }
+        return Ok(());
+    }
+    if options.tcp_port.is_none() {
+        return Err(Refusal::usage("-Z: TLS needs a TCP port (-p)"));
+    }
+    if options.unix_socket.is_some() {
+        options.notes.push("-Z: a unix socket is served in the clear".to_owned());
+    } else if options.udp_port.is_some() {
+        options.notes.push("-Z: UDP is served in the clear; -U 0 turns it off".to_owned());
+    }
+    options.extended.tls.check(&mut options.notes)
+}
+
+/// Whoever has to authenticate speaks the protocol in which that is possible, and none without connections.
+fn check_authentication(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
+    let (flag, protocol, name) = match (options.sasl, &options.auth_file) {
+        (false, None) => return Ok(()),
+        (true, None) => ("-S", Protocol::Binary, "binary"),
+        (false, Some(_)) => ("-Y", Protocol::Ascii, "ascii"),
+        (true, Some(_)) => {
+            return Err(Refusal::usage(
+                "-S is for the binary protocol and -Y for the text protocol: choose one",
+            ));
+        }
+    };
+    if seen.protocol && options.protocol != protocol {
+        return Err(Refusal::usage(format!(
+            "{flag} needs -B {name}: no other protocol can authenticate by it"
+        )));
+    }
+    if options.udp_port.is_some() {
+        return Err(Refusal::usage(format!("{flag} cannot be used with UDP (-U 0 turns it off)")));
+    }
+    options.protocol = protocol;
     Ok(())
 }
 
@@ -411,22 +474,16 @@ fn item_bytes(value: &str) -> Result<u64, Refusal> {
     })
 }
 
-fn protocol(options: &mut Options, value: &str) -> Result<(), Refusal> {
-    options.protocol = match value {
-        "auto" => Protocol::Auto,
-        "ascii" => Protocol::Ascii,
-        "binary" => {
-            options
-                .notes
-                .push("-B binary: no binary protocol yet; only the text protocol is served".to_owned());
-            Protocol::Binary
-        }
+fn protocol(value: &str) -> Result<Protocol, Refusal> {
+    match value {
+        "auto" => Ok(Protocol::Auto),
+        "ascii" => Ok(Protocol::Ascii),
+        "binary" => Ok(Protocol::Binary),
         _ => {
             let message = format!("-B: expected one of auto, binary and ascii; got \"{value}\"");
-            return Err(Refusal::usage(message));
+            Err(Refusal::usage(message))
         }
-    };
-    Ok(())
+    }
 }
 
 fn listen(options: &mut Options, value: &str) -> Result<(), Refusal> {
@@ -463,15 +520,13 @@ mod tests {
         assert_eq!(options.listen, [ListenAddress::host("localhost")]);
         assert_eq!((options.tcp_port, options.udp_port), (Some(11211), None));
         assert_eq!(options.memory_bytes, 64 << 20);
-        assert!(options.notes.is_empty());
+        assert!(matches!(&options.notes[..], [note] if note.contains("loopback, port 11211, with 64 MB")));
     }
 
     #[test]
-    fn any_option_without_l_is_all_addresses_and_says_so() {
-        let options = run("-m 128").unwrap();
-        assert!(options.listen.is_empty());
-        assert_eq!(options.notes.len(), 1);
-        assert!(run("-m 128 -l 127.0.0.1").unwrap().notes.is_empty());
+    fn any_option_without_l_is_all_addresses() {
+        assert!(run("-m 128").unwrap().listen.is_empty());
+        assert_eq!(run("-m 128 -l 127.0.0.1").unwrap().listen, [ListenAddress::host("127.0.0.1")]);
     }
 
     #[test]
@@ -500,7 +555,17 @@ mod tests {
         for line in ["-c 0", "-c -1", "-t 0", "-R 0", "-f 1", "-n 0", "-Q", "--fooble", "-o fooble", "-p"] {
             assert_eq!(run(line).unwrap_err().exit_code, 1, "{line}");
         }
-        for line in ["-B http", "-I 1000", "-I 256m", "-m 0", "-m x", "-S", "-Z", "-Y file", "-U 65536"] {
+        for line in [
+            "-B http",
+            "-I 1000",
+            "-I 256m",
+            "-m 0",
+            "-m x",
+            "-Z",
+            "-Z -p 0 -o ssl_chain_cert=a",
+            "-l notls:a",
+            "-U 65536",
+        ] {
             assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
         }
     }
@@ -515,9 +580,27 @@ mod tests {
     }
 
     #[test]
+    fn authentication_has_its_protocol_and_no_udp() {
+        assert_eq!(run("-S").unwrap().protocol, Protocol::Binary);
+        assert_eq!(run("-Y file").unwrap().protocol, Protocol::Ascii);
+        assert_eq!(run("-B binary -S").unwrap().protocol, Protocol::Binary);
+        for line in [
+            "-S -B auto",
+            "-S -B ascii",
+            "-Y file -B binary",
+            "-Y file -B auto",
+            "-S -U 5",
+            "-Y file -U 5",
+            "-S -Y file",
+        ] {
+            assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
+        }
+    }
+
+    #[test]
     fn recognised_but_harmless_flags_are_noted() {
-        let options = run("-l 127.0.0.1 -e /tmp/file -N 2 -B binary -X -W").unwrap();
-        assert_eq!(options.notes.len(), 3, "{:?}", options.notes);
+        let options = run("-l 127.0.0.1 -N 2 -X -W").unwrap();
+        assert_eq!(options.notes.len(), 1, "{:?}", options.notes);
         assert!(!options.dump_enabled && !options.watch_enabled);
     }
 }

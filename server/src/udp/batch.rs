@@ -59,15 +59,119 @@ impl Source {
     }
 }
 
+/// Room for one control message that names an address; aligned as the kernel's structure is.
+const CONTROL_WORDS: usize = 6;
+
+/// Which of this machine's addresses a datagram was sent to: a reply has to come from it. It is kept as the control message
+/// that says so, in the kernel's form for sending. Empty where the socket is bound to one address anyway.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    words: [u64; CONTROL_WORDS],
+    bytes: usize,
+}
+
+const _: () = {
+    // SAFETY: CMSG_SPACE only calculates.
+    let (v4, v6) = unsafe {
+        (
+            libc::CMSG_SPACE(size_of::<libc::in_pktinfo>() as u32),
+            libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32),
+        )
+    };
+    assert!(v4 as usize <= CONTROL_WORDS * 8 && v6 as usize <= CONTROL_WORDS * 8);
+};
+
+impl Asked {
+    const NOTHING: Asked = Asked { words: [0; CONTROL_WORDS], bytes: 0 };
+
+    /// From the control message that came with a datagram. The interface is left to routing; only where the address means
+    /// nothing without it, as with link-local ones, does it stay.
+    fn of(header: &libc::msghdr) -> Asked {
+        // SAFETY: the header is one that recvmmsg has filled in: its control buffer holds msg_controllen bytes of whole
+        // messages, aligned for them. A message of these types holds the structure that is read from it.
+        unsafe {
+            let message = libc::CMSG_FIRSTHDR(header);
+            if message.is_null() {
+                return Asked::NOTHING;
+            }
+            match ((*message).cmsg_level, (*message).cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = libc::CMSG_DATA(message).cast::<libc::in_pktinfo>().read_unaligned();
+                    let reply = libc::in_pktinfo {
+                        ipi_ifindex: 0,
+                        ipi_spec_dst: info.ipi_spec_dst,
+                        ipi_addr: info.ipi_addr,
+                    };
+                    Asked::message(libc::IPPROTO_IP, libc::IP_PKTINFO, reply)
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let mut info = libc::CMSG_DATA(message).cast::<libc::in6_pktinfo>().read_unaligned();
+                    let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                    if address.is_multicast() {
+                        return Asked::NOTHING;
+                    }
+                    if !address.is_unicast_link_local() {
+                        info.ipi6_ifindex = 0;
+                    }
+                    Asked::message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+                }
+                _ => Asked::NOTHING,
+            }
+        }
+    }
+
+    fn message<T: Copy>(level: i32, kind: i32, info: T) -> Asked {
+        let mut asked = Asked::NOTHING;
+        let size = size_of::<T>() as u32;
+        // SAFETY: `words` is aligned for a cmsghdr and has room for it and for `info` behind it: both kinds were
+        // checked above, when this was compiled.
+        unsafe {
+            let header = asked.words.as_mut_ptr().cast::<libc::cmsghdr>();
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(info);
+            asked.bytes = libc::CMSG_SPACE(size) as usize;
+        }
+        asked
+    }
+}
+
+/// Has the kernel say which address each datagram was sent to, if that can differ. Where it can't be asked, replies come
+/// from the address that routing chooses.
+pub(super) fn ask_for_addresses(socket: &OwnedFd) {
+    let bound = rustix::net::getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok());
+    if bound.is_some_and(|address| !address.ip().is_unspecified()) {
+        return;
+    }
+    let on: libc::c_int = 1;
+    for (level, option) in
+        [(libc::IPPROTO_IP, libc::IP_PKTINFO), (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)]
+    {
+        // SAFETY: the option's value is a live int of the stated size.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            );
+        }
+    }
+}
+
 /// Takes datagrams in.
 ///
-/// Invariants: `headers[i]` points to `sources[i]` and to `pieces[i]`, which points to the i-th part of `bytes`. None of
-/// these is ever moved or made anew.
+/// Invariants: `headers[i]` points to `sources[i]`, to `controls[i]` and to `pieces[i]`, which points to the i-th part of
+/// `bytes`. None of these is ever moved or made anew.
 pub(super) struct Receiver {
     headers: Box<[libc::mmsghdr]>,
     #[allow(dead_code, reason = "read by the kernel, through the headers")]
     pieces: Box<[libc::iovec]>,
     sources: Box<[Source]>,
+    #[allow(dead_code, reason = "written by the kernel and read through the headers")]
+    controls: Box<[[u64; CONTROL_WORDS]]>,
     bytes: *mut u8,
 }
 
@@ -77,6 +181,7 @@ impl Receiver {
         let bytes: Box<[u8]> = vec![0; RECEIVE_MAX * DATAGRAM_BYTES_MAX].into_boxed_slice();
         let bytes = Box::leak(bytes).as_mut_ptr();
         let mut sources = vec![Source::empty(); RECEIVE_MAX].into_boxed_slice();
+        let mut controls = vec![[0u64; CONTROL_WORDS]; RECEIVE_MAX].into_boxed_slice();
         let mut pieces: Box<[libc::iovec]> = (0..RECEIVE_MAX)
             .map(|index| libc::iovec {
                 iov_base: bytes.wrapping_add(index * DATAGRAM_BYTES_MAX).cast(),
@@ -86,22 +191,25 @@ impl Receiver {
         let headers = pieces
             .iter_mut()
             .zip(&mut sources)
-            .map(|(piece, source)| {
+            .zip(&mut controls)
+            .map(|((piece, source), control)| {
                 // SAFETY: a mmsghdr is valid when zeroed.
                 let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
                 header.msg_hdr.msg_name = (&raw mut source.storage).cast();
                 header.msg_hdr.msg_iov = piece;
                 header.msg_hdr.msg_iovlen = 1;
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
                 header
             })
             .collect();
-        Receiver { headers, pieces, sources, bytes }
+        Receiver { headers, pieces, sources, controls, bytes }
     }
 
     /// Takes in what is there, without waiting; tells how many.
     pub(super) fn receive(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
         for header in &mut self.headers {
             header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
             header.msg_hdr.msg_flags = 0;
         }
         // SAFETY: the headers point to live memory of the stated lengths (see the invariants), and nobody else refers
@@ -119,7 +227,7 @@ impl Receiver {
     }
 
     /// The `index`-th datagram of those that the last call took in; `None` when it was cut short.
-    pub(super) fn datagram(&self, index: usize) -> Option<(&[u8], &Source)> {
+    pub(super) fn datagram(&self, index: usize) -> Option<(&[u8], &Source, Asked)> {
         let header = self.headers.get(index)?;
         if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
             return None;
@@ -128,7 +236,7 @@ impl Receiver {
         // SAFETY: `bytes` is RECEIVE_MAX parts of DATAGRAM_BYTES_MAX, initialised when made, and written to only by
         // `receive`, which borrows self exclusively; index is below RECEIVE_MAX because `headers` has that many.
         let bytes = unsafe { std::slice::from_raw_parts(self.bytes.add(index * DATAGRAM_BYTES_MAX), length) };
-        Some((bytes, self.sources.get(index)?))
+        Some((bytes, self.sources.get(index)?, Asked::of(&header.msg_hdr)))
     }
 }
 
@@ -146,6 +254,8 @@ pub(super) struct Reply {
     pub(super) frame: [u8; FRAME_BYTES],
     pub(super) payload: std::ops::Range<usize>,
     pub(super) to: Source,
+    /// Where the request was sent to.
+    pub(super) from: Asked,
 }
 
 /// Sends `replies`, whose payloads lie in `arena`; tells how many the socket took. The rest is lost, as datagrams are.
@@ -177,12 +287,16 @@ fn send_batch(socket: &OwnedFd, replies: &[Reply], arena: &[u8]) -> usize {
         header.msg_hdr.msg_namelen = reply.to.length();
         header.msg_hdr.msg_iov = pieces.as_mut_ptr();
         header.msg_hdr.msg_iovlen = 2;
+        if reply.from.bytes > 0 {
+            header.msg_hdr.msg_control = reply.from.words.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_controllen = reply.from.bytes as _;
+        }
         count += 1;
     }
     let mut sent = 0;
     while sent < count {
         // SAFETY: each header below `count` points to two live pieces, which point to bytes of `replies` and `arena`,
-        // and to an address in `replies`; the kernel only reads them.
+        // and to an address and perhaps a control message in `replies`; the kernel only reads them.
         let taken = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),

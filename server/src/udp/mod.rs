@@ -2,17 +2,17 @@
 //!
 //! A reply is one message, as protocol.txt has it: all values and `END`, in one datagram when it fits 1,400 bytes with
 //! its frame header, else in datagrams numbered from 0 with their true total. Several commands in one datagram each
-//! get a reply of their own. A request that is not one whole datagram is dropped. What a client is entitled to is
+//! get a reply of their own, from the address that was asked. A request that is not one whole datagram is dropped. What a client is entitled to is
 //! decided in `policy.rs`. Replies that the socket does not take are lost, and counted.
 
 mod batch;
 mod policy;
 
-use crate::admin;
+use crate::admin::{self, Asker};
 use crate::roster::{Entry, Seat, State};
 use crate::shared::Shared;
 use crate::turn::Server;
-use batch::{RECEIVE_MAX, Receiver, Reply, SEND_MAX, Source};
+use batch::{Asked, RECEIVE_MAX, Receiver, Reply, SEND_MAX, Source};
 use policy::{Policy, Verdict};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -51,6 +51,7 @@ impl DatagramSocket {
         let entry = Entry { address: address.to_owned(), listener: None };
         let seat = shared.roster.enter(socket.as_raw_fd(), entry, State::Datagrams, shared.clock.now_s());
         let replies = Replies { arena: vec![0; ARENA_BYTES], filled: 0, queue: Vec::with_capacity(SEND_MAX) };
+        batch::ask_for_addresses(&socket);
         let policy = Policy::new(&shared.options.udp_allow, seed);
         DatagramSocket { socket, seat, receiver: Receiver::new(), policy, replies }
     }
@@ -61,6 +62,7 @@ impl DatagramSocket {
 
     /// Takes in what has come, and answers it.
     pub(crate) fn serve(&mut self, server: &mut Server<'_, '_>) {
+        server.follow_watchers(self.socket.as_raw_fd());
         for _ in 0..BATCHES_PER_EVENT {
             // An error here is one that an earlier reply met on its way, if it is one at all.
             let Ok(count) = self.receiver.receive(&self.socket) else { break };
@@ -77,9 +79,9 @@ impl DatagramSocket {
 
     fn serve_datagram(&mut self, index: usize, server: &mut Server<'_, '_>) {
         let datagram = self.receiver.datagram(index);
-        let Some((bytes, source, frame, payload)) = datagram.and_then(|(bytes, source)| {
+        let Some((bytes, source, asked, frame, payload)) = datagram.and_then(|(bytes, source, asked)| {
             let (frame, payload) = Frame::split(bytes)?;
-            Some((bytes, source, frame, payload))
+            Some((bytes, source, asked, frame, payload))
         }) else {
             return server.counts.udp_dropped_malformed.add(1);
         };
@@ -95,7 +97,7 @@ impl DatagramSocket {
             Verdict::Limited { reply_bytes_max } => reply_bytes_max,
             Verdict::Drop => return server.counts.udp_dropped_rate.add(1),
         };
-        let request = Request { frame, source, allowance };
+        let request = Request { frame, source, asked, allowance };
         self.replies.serve(&self.socket, payload, request, server);
     }
 }
@@ -108,6 +110,7 @@ fn is_sane(port: u16, shared: &Shared<'_>) -> bool {
 struct Request<'a> {
     frame: Frame,
     source: &'a Source,
+    asked: Asked,
     /// Bytes that may still be sent in reply, frame headers included.
     allowance: usize,
 }
@@ -171,7 +174,8 @@ impl Replies {
                 Next::Admin { len, skip } => {
                     let mut reply = Vec::new();
                     let line = line.get(..len).unwrap_or_default();
-                    let outcome = admin::answer(line, server.shared, server.now_s, &mut reply);
+                    let asker = Asker { now_s: server.now_s, worker: None, replies_wait: false };
+                    let outcome = admin::answer(line, server.shared, &asker, &mut reply);
                     *rest = rest.get(skip..).unwrap_or_default();
                     self.filled = start;
                     while self.arena.len() - self.filled < reply.len() {
@@ -182,10 +186,10 @@ impl Replies {
                     }
                     self.arena[self.filled..self.filled + reply.len()].copy_from_slice(&reply);
                     self.filled += reply.len();
-                    return if outcome == admin::Outcome::Close {
-                        Message::Last(start)
-                    } else {
-                        Message::Whole(start)
+                    return match outcome {
+                        admin::Outcome::Close => Message::Last(start),
+                        // A job is begun for connections only.
+                        admin::Outcome::Replied | admin::Outcome::Begin(_) => Message::Whole(start),
                     };
                 }
                 Next::Output => match self.make_room(socket, start, server) {
@@ -231,7 +235,7 @@ impl Replies {
         }
         for (sequence, payload) in (0..total).zip(chunks(message)) {
             let frame = request.frame.reply(sequence, total).bytes();
-            self.queue.push(Reply { frame, payload, to: *request.source });
+            self.queue.push(Reply { frame, payload, to: *request.source, from: request.asked });
         }
     }
 

@@ -4,7 +4,7 @@
 
 mod bpf;
 mod kernel;
-mod symbols;
+pub(crate) mod symbols;
 
 pub(crate) use bpf::{COMPILER as BPF_COMPILER, TARGET as BPF_TARGET, missing as bpf_missing};
 pub(crate) use symbols::{defined, undefined};

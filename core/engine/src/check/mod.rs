@@ -1,4 +1,5 @@
-//! What the fuzz targets `engine_classic` and `engine_meta` check, and what plain `cargo test` replays over their corpora.
+//! What the fuzz targets `engine_classic`, `engine_meta` and `engine_binary` check, and what plain `cargo test` replays over
+//! their corpora. `binary.rs` has the last.
 //!
 //! A script is a number of rounds, divided by 0xff. A round is text for one connection, except that
 //! - its first byte says how many seconds pass before it (modulo 4), how it is cut into pieces, and how small the
@@ -8,15 +9,19 @@
 //!
 //! The engine gets a round in pieces, with a bounded output, as from a socket. Its replies must be those of the model.
 
+mod binary;
 mod model;
 
-use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
+pub use binary::engine_binary;
+
+use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Protocol, Session, Settings};
 use model::{Expected, Model};
 use std::format;
 use std::sync::atomic::AtomicU64;
 use std::vec;
 use std::vec::Vec;
 use unbuckle_store::{Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts, page_bytes_log2};
+use unbuckle_wire::binary::REQUEST_MAGIC;
 
 /// The harness's door answers every administrative command with this.
 const ADMIN_REPLY: &[u8] = b"ADMIN\r\n";
@@ -24,7 +29,7 @@ const LIMIT_BYTES: u64 = 16 << 20;
 const ITEM_BYTES_MAX: u64 = 128 << 10;
 const MADE_UNIX_S: u64 = 1_700_000_000;
 const START_S: u32 = 100;
-const SETTINGS: Settings = Settings { cas: true, flush_enabled: true };
+const SETTINGS: Settings = Settings { cas: true, flush_enabled: true, protocol: Protocol::Negotiated };
 /// So that no script fills the store: the model never evicts.
 const BLOCKS_MAX: usize = 200;
 const BLOCK: [u8; 4096] = [b'v'; 4096];
@@ -147,8 +152,13 @@ pub fn engine_classic(script: &[u8]) {
 /// # Panics
 /// When it is not, or when a session holds something after its end.
 pub fn engine_meta(script: &[u8]) {
-    let whole = say(script, |_, _| (usize::MAX, 0));
-    let pieces = say(script, |head, len| (piece_len(head, len), head));
+    let rounds: Vec<(u8, &[u8])> = script
+        .split(|byte| *byte == 0xff)
+        .filter_map(<[u8]>::split_first)
+        .map(|(head, text)| (*head, text))
+        .collect();
+    let whole = say(&rounds, |_, _| (usize::MAX, 0));
+    let pieces = say(&rounds, |head, len| (piece_len(head, len), head));
     assert!(
         whole == pieces,
         "whole  {}\npieces {}",
@@ -157,8 +167,8 @@ pub fn engine_meta(script: &[u8]) {
     );
 }
 
-/// All that an engine replies to a script, of which `cut` says in which pieces a round comes and how its socket behaves.
-fn say(script: &[u8], cut: fn(u8, usize) -> (usize, u8)) -> Vec<u8> {
+/// All that an engine replies to a script's rounds, of which `cut` says in which pieces a round comes and how its socket behaves.
+fn say(rounds: &[(u8, &[u8])], cut: fn(u8, usize) -> (usize, u8)) -> Vec<u8> {
     let memory = Memory::new();
     let store = memory.store();
     let counters = Counters::default();
@@ -166,11 +176,12 @@ fn say(script: &[u8], cut: fn(u8, usize) -> (usize, u8)) -> Vec<u8> {
     let (mut session, mut unserved) = (Session::default(), Vec::new());
     let (mut now_s, mut blocks) = (START_S, 0);
     let mut sent = Vec::new();
-    for round in script.split(|byte| *byte == 0xff) {
-        let Some((head, text)) = round.split_first() else { continue };
+    for (head, text) in rounds {
         now_s += u32::from(head % 4);
         engine.now_set(now_s, MADE_UNIX_S);
-        let input = expand(text, cas_of(&sent), &mut blocks);
+        // Frames have their lengths in front of what would be expanded.
+        let is_binary = text.first() == Some(&REQUEST_MAGIC);
+        let input = if is_binary { text.to_vec() } else { expand(text, cas_of(&sent), &mut blocks) };
         let mut door =
             Door { engine: &mut engine, session: &mut session, unserved: &mut unserved, sent, closed: false };
         let (piece_len, behaviour) = cut(*head, input.len());
@@ -264,7 +275,7 @@ impl Door<'_, '_, '_> {
                     return;
                 }
                 Next::Admin { len, skip } => {
-                    assert!(len < skip && !self.unserved[..len].contains(&b'\n'));
+                    assert!(self.session.is_binary() || len < skip && !self.unserved[..len].contains(&b'\n'));
                     self.sent.extend(ADMIN_REPLY);
                     self.unserved.drain(..skip);
                 }
@@ -319,6 +330,23 @@ mod tests {
             super::engine_classic,
         );
         replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/engine_meta"), super::engine_meta);
+        replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/engine_binary"), super::engine_binary);
+    }
+
+    /// As a fuzzer would, but the same each time: a linear congruential generator's scripts.
+    #[test]
+    fn binary_scripts_of_chance_agree_with_the_model() {
+        let mut state = 0x1234_5678_9abc_def0u64;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        for _ in 0..300 {
+            let len = 20 + usize::from(byte()) * 4;
+            let mut script: std::vec::Vec<u8> = (0..len).map(|_| byte()).collect();
+            script[0] &= !1;
+            super::engine_binary(&script);
+        }
     }
 
     fn replay(corpus: &str, check: fn(&[u8])) {

@@ -77,7 +77,8 @@ impl Engine<'_, '_> {
                 turn.requests = turn.requests.wrapping_add(1);
                 return Break(Next::Admin { len: line.text.len(), skip: line.total });
             }
-            Command::Quit | Command::Http => {
+            quit @ (Command::Quit | Command::Http) => {
+                session.quit = matches!(quit, Command::Quit);
                 turn.finish(line.total, b"", true);
                 return Break(Next::Close);
             }
@@ -134,7 +135,7 @@ impl Engine<'_, '_> {
             return Break(Next::Input);
         }
         turn.at = turn.at.wrapping_add(wanted);
-        session.phase = Phase::Idle;
+        session.rest();
         Continue(())
     }
 

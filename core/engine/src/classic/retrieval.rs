@@ -21,7 +21,7 @@ use unbuckle_wire::{KEY_BYTES_MAX, reply, scan};
 pub(crate) const BATCH: usize = 16;
 
 /// How often a large item may slip away between finding and pinning it, before it counts as a miss.
-const PIN_TRIES: usize = 4;
+pub(crate) const PIN_TRIES: usize = 4;
 
 /// What may have to follow a value: its line end and `END`.
 const TAIL_BYTES: usize = reply::CRLF.len() + reply::END.len();
@@ -57,7 +57,7 @@ enum Ahead {
 }
 
 /// What became of a key.
-enum Answer {
+pub(crate) enum Answer {
     Miss,
     Hit,
     /// To be pinned.
@@ -68,9 +68,9 @@ enum Answer {
 
 /// Hits and misses, added up before they are counted.
 #[derive(Default)]
-struct Tally {
-    hits: u64,
-    misses: u64,
+pub(crate) struct Tally {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
 }
 
 impl Engine<'_, '_> {
@@ -208,6 +208,39 @@ impl Engine<'_, '_> {
         slot: &Slot<'_>,
         tally: &mut Tally,
     ) -> Step {
+        if self.is_observed() {
+            return self.look_up_observed(session, turn, slot, tally);
+        }
+        self.look_up_unobserved(session, turn, slot, tally)
+    }
+
+    #[cold]
+    fn look_up_observed(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_, '_, '_>,
+        slot: &Slot<'_>,
+        tally: &mut Tally,
+    ) -> Step {
+        // Before the lookup, which removes what has expired. Told once the key is done with: for want of room it may be
+        // looked up again.
+        let found = self.look(&slot.key);
+        let at = turn.at;
+        let step = self.look_up_unobserved(session, turn, slot, tally);
+        if turn.at != at {
+            self.tell_found(&slot.key, found, true);
+        }
+        step
+    }
+
+    #[inline(always)]
+    fn look_up_unobserved(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_, '_, '_>,
+        slot: &Slot<'_>,
+        tally: &mut Tally,
+    ) -> Step {
         match self.answer(turn.output, &slot.key, session.retrieval.cas) {
             Answer::Hit => {
                 tally.hits += 1;
@@ -269,7 +302,7 @@ impl Engine<'_, '_> {
     }
 
     /// The touch of a `gat`. If the item is gone by now, the value that was sent was still its value.
-    fn touch_hit(&mut self, key: &Key<'_>, expiry: unbuckle_store::Expiry) {
+    pub(crate) fn touch_hit(&mut self, key: &Key<'_>, expiry: unbuckle_store::Expiry) {
         let _ = self.worker.rewrite(key, &mut [], |item, _| {
             Ok::<_, core::convert::Infallible>(Rewrite {
                 expiry: Some(expiry),
@@ -358,17 +391,19 @@ impl Engine<'_, '_> {
         if sending.offset < sending.pin.value_len() {
             return Continue(());
         }
-        turn.output.put(reply::CRLF);
         let tail = sending.tail;
+        if tail != Tail::Frame {
+            turn.output.put(reply::CRLF);
+        }
         if let Some(sent) = session.sending.take() {
             self.worker.unpin(sent.pin);
         }
         match tail {
             Tail::Keys => session.phase = Phase::Keys,
             Tail::End => Self::end_line(session, turn),
-            Tail::Nothing => {
+            Tail::Nothing | Tail::Frame => {
                 turn.requests = turn.requests.wrapping_add(1);
-                session.phase = Phase::Idle;
+                session.rest();
             }
         }
         Continue(())
@@ -416,7 +451,7 @@ impl Engine<'_, '_> {
     }
 
     #[inline(always)]
-    fn count(&self, tally: &Tally, touched: bool) {
+    pub(crate) fn count(&self, tally: &Tally, touched: bool) {
         let counters = self.counters;
         let keys = tally.hits.wrapping_add(tally.misses);
         let (commands, hits, misses) = if touched {

@@ -3,7 +3,7 @@
 //! Each decides on a reply and leaves sending it, or not, to the caller.
 
 use crate::Engine;
-use unbuckle_store::{Deleted, Item, Mark, Rewrite, RewriteCas, Rewritten};
+use unbuckle_store::{Deleted, Expiry, Item, Mark, Rewrite, RewriteCas, Rewritten};
 use unbuckle_wire::number::{DECIMAL_BYTES_MAX, decimal, lenient_u64};
 use unbuckle_wire::reply;
 
@@ -70,6 +70,7 @@ impl Engine<'_, '_> {
         line: &'d mut [u8; NUMBER_LINE_BYTES],
     ) -> &'d [u8] {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
+        self.tell_lookup(&key);
         let mut outcome = 0;
         let rewritten = self.worker.rewrite(&key, &mut self.scratch, |item, scratch| {
             let change;
@@ -93,12 +94,15 @@ impl Engine<'_, '_> {
 
     pub(super) fn delete(&mut self, key: &[u8]) -> &'static [u8] {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
+        let item = self.tell_lookup(&key);
         match self.worker.delete(&key, None) {
             Deleted::Deleted => {
+                self.tell_deleted(&key, item, false);
                 self.counters.delete_hits.add(1);
                 reply::DELETED
             }
             Deleted::NotFound | Deleted::Exists => {
+                self.tell_deleted(&key, None, false);
                 self.counters.delete_misses.add(1);
                 reply::NOT_FOUND
             }
@@ -107,6 +111,7 @@ impl Engine<'_, '_> {
 
     pub(super) fn touch(&mut self, key: &[u8], exptime: i32) -> &'static [u8] {
         let Some(key) = self.worker.key(key) else { return reply::BAD_FORMAT };
+        self.tell_lookup(&key);
         let expiry = self.clock.expiry(exptime);
         let rewritten = self.worker.rewrite(&key, &mut [], |item, _| {
             Ok::<_, core::convert::Infallible>(Rewrite { expiry: Some(expiry), ..unchanged(item) })
@@ -136,9 +141,14 @@ impl Engine<'_, '_> {
             return reply::FLUSH_NOT_ALLOWED;
         }
         let Some(delay) = delay else { return reply::BAD_EXPTIME };
-        let at = if delay > 0 { self.clock.expiry(delay).0.saturating_sub(1) } else { 0 };
-        self.worker.flush((at > self.clock.now_s).then_some(at));
+        self.flush_from(self.clock.expiry(delay.max(0)));
         reply::OK
+    }
+
+    /// `from`: as an expiry, but acting a second earlier; never is now.
+    pub(crate) fn flush_from(&mut self, from: Expiry) {
+        let at = if from == Expiry::NEVER { 0 } else { from.0.saturating_sub(1) };
+        self.worker.flush((at > self.clock.now_s).then_some(at));
     }
 }
 

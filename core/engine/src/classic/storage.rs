@@ -5,6 +5,7 @@
 //! value must be `\r\n`; if they are not, memcached takes what follows *them* for the next request, and so do we.
 
 use super::single::unchanged;
+use crate::observe::{Facts, StoreOutcome, Storing};
 use crate::session::{KeyBytes, Phase, Purpose, Receiving, Session};
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
@@ -20,7 +21,12 @@ const MEMCACHED_CAS_BYTES: u64 = 8;
 const MEMCACHED_FLAGS_BYTES: u64 = 4;
 
 /// Why an append or prepend does not happen, though the item is there.
-struct Outgrown;
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NotJoined {
+    Outgrown,
+    /// It has another CAS than was asked for.
+    Differs,
+}
 
 impl Engine<'_, '_> {
     pub(super) fn store(
@@ -58,46 +64,60 @@ impl Engine<'_, '_> {
 
     #[inline]
     fn store_inline(&mut self, store: &Store<'_>, key: &Key<'_>, value: &[u8]) -> &'static [u8] {
+        self.tell_lookup(key);
+        let expiry = self.clock.expiry(store.exptime);
         let condition = match store.verb {
-            StoreVerb::Append | StoreVerb::Prepend => return self.join(store.verb, key, value),
+            StoreVerb::Append | StoreVerb::Prepend => {
+                let side = if store.verb == StoreVerb::Prepend { Side::Before } else { Side::After };
+                let reply = joined(&self.join(side, key, value, None));
+                self.tell_joined(store.verb, key, reply, Facts::sent(value.len() as u64, expiry));
+                return reply;
+            }
             verb => condition(verb, self.expected_cas(store.cas)),
         };
-        let expiry = self.clock.expiry(store.exptime);
         match self.worker.set(key, &new_item(store.flags, expiry, value), condition) {
             Ok(stored) => {
                 self.counters.cmd_set.add(1);
+                let sent = Facts::sent(value.len() as u64, expiry);
+                self.tell_stored(key, storing(store.verb), stored, sent);
                 self.stored(store.verb, stored)
             }
             Err(refused) => self.not_stored(store.verb, key, refused),
         }
     }
 
-    /// append, prepend
-    fn join(&mut self, verb: StoreVerb, key: &Key<'_>, value: &[u8]) -> &'static [u8] {
+    /// append, prepend; on condition that the item has the `expected` CAS, if there is one.
+    pub(crate) fn join(
+        &mut self,
+        side: Side,
+        key: &Key<'_>,
+        value: &[u8],
+        expected: Option<u64>,
+    ) -> Rewritten<NotJoined> {
         self.counters.cmd_set.add(1);
         // The change may take its bytes from the scratch buffer only: it outlives the reading of the old item.
-        let Some(place) = self.scratch.get_mut(..value.len()) else { return reply::NOT_STORED };
+        let Some(place) = self.scratch.get_mut(..value.len()) else {
+            return Rewritten::Declined(NotJoined::Outgrown);
+        };
         place.copy_from_slice(value);
         let limit = self.worker.store().item_bytes_max();
         let (added, key_len, cas) = (value.len() as u64, key.bytes().len(), self.settings.cas);
-        let rewritten = self.worker.rewrite(key, place, |item, added_bytes| {
+        self.worker.rewrite(key, place, |item, added_bytes| {
+            if expected.is_some_and(|expected| expected != item.cas()) {
+                return Err(NotJoined::Differs);
+            }
             let value_len = (item.value_len() as u64).saturating_add(added);
             if memcached_bytes(key_len, item.flags(), value_len, cas) > limit {
-                return Err(Outgrown);
+                return Err(NotJoined::Outgrown);
             }
             // What is stored is a new item, which is neither stale nor won by anyone.
             let change =
                 Rewrite { cas: RewriteCas::Next, stale: false, win_token_sent: false, ..unchanged(item) };
-            Ok(match verb {
-                StoreVerb::Prepend => Rewrite { before: added_bytes, ..change },
-                _ => Rewrite { after: added_bytes, ..change },
+            Ok(match side {
+                Side::Before => Rewrite { before: added_bytes, ..change },
+                Side::After => Rewrite { after: added_bytes, ..change },
             })
-        });
-        match rewritten {
-            Rewritten::Done { .. } => reply::STORED,
-            // As memcached: for want of memory, too.
-            Rewritten::NotFound | Rewritten::Declined(Outgrown) | Rewritten::Refused(_) => reply::NOT_STORED,
-        }
+        })
     }
 
     fn begin_upload(
@@ -150,6 +170,12 @@ impl Engine<'_, '_> {
             let len = value.len() as u32;
             receiving.remaining = receiving.remaining.wrapping_sub(len);
         }
+        if receiving.remaining == 0
+            && let Purpose::Binary(storage) = receiving.purpose
+        {
+            self.finish_binary_upload(session, turn, &storage);
+            return Continue(());
+        }
         match rest.first_chunk() {
             Some(end) if receiving.remaining == 0 => {
                 self.finish_upload(session, turn, end);
@@ -163,6 +189,11 @@ impl Engine<'_, '_> {
     fn break_off(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>) -> Step {
         if let Some(receiving) = session.receiving.take() {
             self.worker.abort_upload(receiving.upload);
+            if let Purpose::Binary(storage) = receiving.purpose {
+                Self::break_off_binary(turn, &storage);
+                Self::swallow(session, receiving.remaining);
+                return Continue(());
+            }
             let noreply = matches!(receiving.purpose, Purpose::Classic { noreply: true, .. });
             turn.finish(0, reply::OUT_OF_MEMORY_READING, noreply);
             Self::swallow(session, receiving.remaining.wrapping_add(2));
@@ -181,21 +212,32 @@ impl Engine<'_, '_> {
         let (verb, flags, expiry, cas, noreply) = match purpose {
             Purpose::Classic { verb, flags, expiry, cas, noreply } => (verb, flags, expiry, cas, noreply),
             Purpose::Meta(storage) => return self.finish_meta_upload(turn, upload, &key, &storage, end),
+            // It has no line end, and does not come here.
+            Purpose::Binary(_) => return self.worker.abort_upload(upload),
         };
         let reply = if end != reply::CRLF {
             self.worker.abort_upload(upload);
             reply::BAD_DATA_CHUNK
         } else {
+            self.tell_lookup(&key);
+            let sent = Facts::sent(upload.value_len(), expiry);
             match verb {
-                StoreVerb::Prepend => self.join_upload(upload, &key, Side::Before),
-                StoreVerb::Append => self.join_upload(upload, &key, Side::After),
+                StoreVerb::Append | StoreVerb::Prepend => {
+                    let side = if verb == StoreVerb::Prepend { Side::Before } else { Side::After };
+                    let reply = joined(&self.join_upload(upload, &key, side, None));
+                    self.tell_joined(verb, &key, reply, sent);
+                    reply
+                }
                 verb => match self.worker.finish_upload(
                     upload,
                     &key,
                     &new_item(flags, expiry, &[]),
                     condition(verb, cas),
                 ) {
-                    Ok(stored) => self.stored(verb, stored),
+                    Ok(stored) => {
+                        self.tell_stored(&key, storing(verb), stored, sent);
+                        self.stored(verb, stored)
+                    }
                     Err(refused) => self.not_stored(verb, &key, refused),
                 },
             }
@@ -203,16 +245,29 @@ impl Engine<'_, '_> {
         turn.finish(end.len(), reply, noreply);
     }
 
-    fn join_upload(&mut self, upload: Upload, key: &Key<'_>, side: Side) -> &'static [u8] {
+    pub(crate) fn join_upload(
+        &mut self,
+        upload: Upload,
+        key: &Key<'_>,
+        side: Side,
+        expected: Option<u64>,
+    ) -> Rewritten<NotJoined> {
         let limit = self.worker.store().item_bytes_max();
         let (added, key_len, cas) = (upload.value_len(), key.bytes().len(), self.settings.cas);
+        let mut declined = NotJoined::Outgrown;
         let joined = self.worker.finish_join(upload, key, side, None, |item| {
+            if expected.is_some_and(|expected| expected != item.cas()) {
+                declined = NotJoined::Differs;
+                return false;
+            }
             memcached_bytes(key_len, item.flags(), (item.value_len() as u64).saturating_add(added), cas)
                 <= limit
         });
         match joined {
-            Rewritten::Done { .. } => reply::STORED,
-            Rewritten::NotFound | Rewritten::Declined(()) | Rewritten::Refused(_) => reply::NOT_STORED,
+            Rewritten::Done { cas } => Rewritten::Done { cas },
+            Rewritten::NotFound => Rewritten::NotFound,
+            Rewritten::Declined(()) => Rewritten::Declined(declined),
+            Rewritten::Refused(refused) => Rewritten::Refused(refused),
         }
     }
 
@@ -252,20 +307,30 @@ impl Engine<'_, '_> {
         }
     }
 
+    /// An append or prepend has been answered.
+    fn tell_joined(&mut self, verb: StoreVerb, key: &Key<'_>, reply: &[u8], sent: Facts) {
+        let stored = reply == reply::STORED;
+        let outcome = if stored { StoreOutcome::Stored } else { StoreOutcome::NotStored };
+        self.tell_stored(key, storing(verb), outcome, sent);
+    }
+
     /// A refused `set` also removes what was there: the client has been told that it is out of date.
     fn not_stored(&mut self, verb: StoreVerb, key: &Key<'_>, refused: Refused) -> &'static [u8] {
-        if verb == StoreVerb::Set {
+        self.tell_stored(key, storing(verb), refused, Facts::default());
+        self.note_refused(verb == StoreVerb::Set, key, refused);
+        match refused {
+            Refused::TooLarge => reply::TOO_LARGE,
+            Refused::OutOfMemory => reply::OUT_OF_MEMORY_STORING,
+        }
+    }
+
+    pub(crate) fn note_refused(&mut self, removes: bool, key: &Key<'_>, refused: Refused) {
+        if removes {
             self.worker.delete(key, None);
         }
         match refused {
-            Refused::TooLarge => {
-                self.counters.store_too_large.add(1);
-                reply::TOO_LARGE
-            }
-            Refused::OutOfMemory => {
-                self.counters.store_no_memory.add(1);
-                reply::OUT_OF_MEMORY_STORING
-            }
+            Refused::TooLarge => self.counters.store_too_large.add(1),
+            Refused::OutOfMemory => self.counters.store_no_memory.add(1),
         }
     }
 
@@ -279,6 +344,15 @@ impl Engine<'_, '_> {
     }
 }
 
+/// What an append or prepend is answered.
+fn joined(joined: &Rewritten<NotJoined>) -> &'static [u8] {
+    match joined {
+        Rewritten::Done { .. } => reply::STORED,
+        // As memcached: for want of memory, too.
+        Rewritten::NotFound | Rewritten::Declined(_) | Rewritten::Refused(_) => reply::NOT_STORED,
+    }
+}
+
 /// An item's size as memcached counts it.
 pub(crate) fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: bool) -> u64 {
     let optional =
@@ -287,8 +361,20 @@ pub(crate) fn memcached_bytes(key_len: usize, flags: u32, value_len: u64, cas: b
     value_len.saturating_add(MEMCACHED_HEAD_BYTES + optional + 3).saturating_add(key_len as u64)
 }
 
-fn new_item(flags: u32, expiry: Expiry, value: &[u8]) -> NewItem<'_> {
+pub(crate) fn new_item(flags: u32, expiry: Expiry, value: &[u8]) -> NewItem<'_> {
     NewItem { flags, expiry, value, cas: None, stale: false, win_token_sent: false, key_binary: false }
+}
+
+/// The command as whoever watches is told it.
+pub(crate) fn storing(verb: StoreVerb) -> Storing {
+    match verb {
+        StoreVerb::Set => Storing::Set,
+        StoreVerb::Add => Storing::Add,
+        StoreVerb::Replace => Storing::Replace,
+        StoreVerb::Append => Storing::Append,
+        StoreVerb::Prepend => Storing::Prepend,
+        StoreVerb::Cas => Storing::Cas,
+    }
 }
 
 fn condition(verb: StoreVerb, cas: u64) -> Condition {

@@ -2,13 +2,13 @@
 //! fill up, values that are taken back, sessions that end.
 
 use crate::check::Memory;
-use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Session, Settings};
+use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Protocol, Session, Settings};
 use std::format;
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
 
-const SETTINGS: Settings = Settings { cas: true, flush_enabled: true };
+const SETTINGS: Settings = Settings { cas: true, flush_enabled: true, protocol: Protocol::Negotiated };
 
 /// Runs `test` with an engine over a new store.
 fn with_engine(settings: Settings, test: impl FnOnce(&mut Engine<'_, '_>)) {

@@ -41,6 +41,7 @@ impl Engine<'_, '_> {
         if request.has_long_opaque() {
             return turn.finish(bytes, OPAQUE_TOO_LONG, false);
         }
+        self.tell_lookup(key);
         let counted = loop {
             let rewritten = self.count_up(key, request, incr);
             if !matches!(rewritten, Err(Rewritten::NotFound)) || request.vivify.is_none() {

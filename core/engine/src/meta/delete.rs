@@ -21,6 +21,7 @@ impl Engine<'_, '_> {
         if request.has_long_opaque() {
             return turn.finish(bytes, OPAQUE_TOO_LONG, false);
         }
+        let item = self.tell_lookup(key);
         let invalidates = request.flags.has(b'I');
         let deleted = if invalidates || request.flags.has(b'x') {
             match self.leave_behind(key, request, invalidates) {
@@ -32,9 +33,15 @@ impl Engine<'_, '_> {
         };
         match deleted {
             Deleted::Deleted if invalidates => (),
-            Deleted::Deleted => self.counters.delete_hits.add(1),
+            Deleted::Deleted => {
+                self.tell_deleted(key, item, true);
+                self.counters.delete_hits.add(1);
+            }
             // memcached counts both.
-            Deleted::NotFound | Deleted::Exists => self.counters.delete_misses.add(1),
+            Deleted::NotFound | Deleted::Exists => {
+                self.tell_deleted(key, None, true);
+                self.counters.delete_misses.add(1);
+            }
         }
         let status: &[u8] = match deleted {
             Deleted::Deleted if request.flags.has(b'q') => return turn.finish(bytes, b"", true),

@@ -134,6 +134,10 @@ impl Engine<'_, '_> {
         session: &mut Session,
         turn: &mut Turn<'_, '_, '_>,
     ) -> ControlFlow<Next, bool> {
+        if self.is_observed() {
+            // One at a time.
+            return Continue(false);
+        }
         let mut batch: Batch<'_> = [None; BATCH];
         let count = self.gather_meta_gets(turn, &mut batch);
         if count == 0 {
@@ -271,7 +275,16 @@ impl Engine<'_, '_> {
             turn.finish(bytes, OPAQUE_TOO_LONG, false);
             return Continue(());
         }
-        self.fetch(session, turn, bytes, key, request, None)
+        if !self.is_observed() {
+            return self.fetch(session, turn, bytes, key, request, None);
+        }
+        let found = self.look(key);
+        let at = turn.at;
+        let step = self.fetch(session, turn, bytes, key, request, None);
+        if turn.at != at {
+            self.tell_found(key, found, true);
+        }
+        step
     }
 
     fn times(&self, request: &Request<'_>) -> Times {

@@ -24,7 +24,7 @@ use unbuckle_wire::text::Line;
 use unbuckle_wire::{KEY_BYTES_MAX, base64};
 
 /// Under `-C`: what is compared when nothing may match. No stamp is as large, and `E` is not heard there.
-const CAS_OF_NOTHING: u64 = u64::MAX;
+pub(crate) const CAS_OF_NOTHING: u64 = u64::MAX;
 
 impl Engine<'_, '_> {
     /// Serves the meta command of `line`.

@@ -5,6 +5,7 @@
 
 use super::KeyBuffer;
 use crate::classic::single::unchanged;
+use crate::observe::{Facts, Storing};
 use crate::session::{KeyBytes, Phase, Purpose, Receiving, Session};
 use crate::{Engine, Next, Step, Turn};
 use core::ops::ControlFlow::{Break, Continue};
@@ -39,6 +40,18 @@ impl Mode {
             Some(b'P') => Self::Prepend,
             Some(_) => return None,
         })
+    }
+
+    /// The command as whoever watches is told it.
+    fn storing(self, with_cas: bool) -> Storing {
+        match self {
+            Self::Set | Self::Replace if with_cas => Storing::Cas,
+            Self::Set => Storing::Set,
+            Self::Add => Storing::Add,
+            Self::Replace => Storing::Replace,
+            Self::Append => Storing::Append,
+            Self::Prepend => Storing::Prepend,
+        }
     }
 }
 
@@ -128,7 +141,8 @@ impl Engine<'_, '_> {
         let mut buffer = KeyBuffer::default();
         let Some(key) = self.worker.key(buffer.key(&request)) else { return Break(Next::Close) };
         if self.is_too_large(key.bytes().len(), request.client_flags, u64::from(value_len)) {
-            let reply = self.meta_not_stored(&key, Refused::TooLarge);
+            let storing = mode.storing(request.cas.is_some());
+            let reply = self.meta_not_stored(&key, storing, Refused::TooLarge);
             Self::refuse_block(session, turn, line, value_len, reply);
             return Continue(());
         }
@@ -163,7 +177,8 @@ impl Engine<'_, '_> {
                     session.receiving = Some(Receiving { upload, remaining: value_len, purpose, key });
                 }
                 Err(refused) => {
-                    let reply = self.meta_not_stored(key, refused);
+                    let storing = mode.storing(request.cas.is_some());
+                    let reply = self.meta_not_stored(key, storing, refused);
                     Self::refuse_block(session, turn, line, value_len, reply);
                 }
             }
@@ -181,6 +196,7 @@ impl Engine<'_, '_> {
             return Continue(());
         }
         let storage = self.storage(request, mode);
+        self.tell_lookup(key);
         let outcome = self.store_meta(key, &storage, value);
         self.write_stored(turn, total, key, &storage, outcome);
         Continue(())
@@ -216,6 +232,7 @@ impl Engine<'_, '_> {
             self.worker.abort_upload(upload);
             return turn.finish(end.len(), reply::BAD_DATA_CHUNK, false);
         }
+        self.tell_lookup(key);
         let value_len = upload.value_len();
         let stored = match storage.mode {
             Mode::Append => return self.finish_meta_join(turn, upload, key, storage, Side::After),
@@ -367,7 +384,8 @@ impl Engine<'_, '_> {
     }
 
     /// A refused `ms` also removes what was there, in any mode: the client has been told that it is out of date.
-    fn meta_not_stored(&mut self, key: &Key<'_>, refused: Refused) -> &'static [u8] {
+    fn meta_not_stored(&mut self, key: &Key<'_>, storing: Storing, refused: Refused) -> &'static [u8] {
+        self.tell_stored(key, storing, refused, Facts::default());
         self.worker.delete(key, None);
         match refused {
             Refused::TooLarge => {
@@ -405,10 +423,11 @@ impl Engine<'_, '_> {
         let Outcome { stored, value_len } = match outcome {
             Ok(outcome) => outcome,
             Err(refused) => {
-                let reply = self.meta_not_stored(key, refused);
+                let reply = self.meta_not_stored(key, storage.storing(), refused);
                 return turn.finish(bytes, reply, false);
             }
         };
+        self.tell_stored(key, storage.storing(), stored, Facts::sent(value_len, storage.expiry));
         self.count_cas(storage, stored);
         let (status, cas): (&[u8], u64) = match stored {
             Stored::Stored { .. } if storage.quiet => return turn.finish(bytes, b"", true),
@@ -450,6 +469,10 @@ impl Engine<'_, '_> {
 }
 
 impl Storage {
+    fn storing(&self) -> Storing {
+        self.mode.storing(self.cas.is_some())
+    }
+
     fn item<'v>(&self, value: &'v [u8]) -> NewItem<'v> {
         NewItem {
             flags: self.client_flags,

@@ -7,8 +7,12 @@ use std::prelude::v1::*;
 use std::vec;
 
 use super::crate_under_test;
+#[cfg(not(shuttle))]
+use crate_under_test::{Adopted, Unusable, left};
 use crate_under_test::{Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts, page_bytes_log2};
 use unbuckle_layout::sync::AtomicU64;
+#[cfg(not(shuttle))]
+use unbuckle_layout::sync::Ordering;
 
 fn leak<T>(n: usize, make: impl Fn() -> T) -> &'static [T] {
     (0..n).map(|_| make()).collect::<Vec<T>>().leak()
@@ -25,6 +29,11 @@ pub fn options(limit_bytes: u64) -> Options {
 }
 
 pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
+    store_and_words(options, workers).0
+}
+
+/// A store, and the region that it works on.
+pub fn store_and_words(options: &Options, workers: usize) -> (&'static Store<'static>, &'static [AtomicU64]) {
     let log2 = page_bytes_log2(options.limit_bytes);
     let pages = (options.limit_bytes >> log2) as usize;
     let words = zeroed(pages << (log2 - 3));
@@ -35,11 +44,37 @@ pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {
         workers: leak(workers, WorkerCounts::default),
         classes: &[128, 1024, 16384],
     };
-    Box::leak(Box::new(Store::new(parts, options).expect("a usable store")))
+    (Box::leak(Box::new(Store::new(parts, options).expect("a usable store"))), words)
+}
+
+/// Makes a store of what another has left in `words`, and hands it to `use_store`. Nothing is leaked.
+#[cfg(not(shuttle))]
+pub fn with_adopted<T>(
+    words: &[AtomicU64],
+    options: &Options,
+    workers: usize,
+    now_s: u32,
+    use_store: impl FnOnce(&Store<'_>, Adopted) -> T,
+) -> Result<T, Unusable> {
+    let left = left(words).map_err(|_| Unusable::Damaged)?;
+    let pages: Vec<Page> =
+        std::iter::repeat_with(Page::default).take(words.len() >> (left.page_bytes_log2 - 3)).collect();
+    let stripes: Vec<Stripe> = std::iter::repeat_with(Stripe::default).take(STRIPES).collect();
+    let workers: Vec<WorkerCounts> = std::iter::repeat_with(WorkerCounts::default).take(workers).collect();
+    let parts =
+        Parts { words, pages: &pages, stripes: &stripes, workers: &workers, classes: &[128, 1024, 16384] };
+    let (store, adopted) = Store::adopt(parts, options, now_s)?;
+    Ok(use_store(&store, adopted))
+}
+
+/// A copy of a region, as another process would find it.
+#[cfg(not(shuttle))]
+pub fn copied(words: &[AtomicU64]) -> Vec<AtomicU64> {
+    words.iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed))).collect()
 }
 
 #[cfg(not(shuttle))]
-fn zeroed(words: usize) -> &'static [AtomicU64] {
+pub fn zeroed(words: usize) -> &'static [AtomicU64] {
     // One allocation of zeroes, so that untouched memory costs nothing.
     let words: &'static mut [u64] = vec![0; words].leak();
     let (start, length) = (words.as_mut_ptr().cast::<AtomicU64>(), words.len());

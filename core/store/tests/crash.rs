@@ -1,0 +1,257 @@
+//! The store's process dies after any store to its memory: what it leaves is adopted, and must hold every item that was
+//! acknowledged; what was being changed is the old item, the new one, or absent.
+//! Run with `RUSTFLAGS="--cfg crash" cargo test --release -p unbuckle-store --test crash`.
+//!
+//! Nothing dies here: the region is copied before every n-th store, and each copy is adopted.
+#![cfg(crash)]
+
+mod support;
+use unbuckle_store as crate_under_test;
+
+#[path = "support/described.rs"]
+mod described;
+
+use described::{key, read, set, version_of};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use support::{Random, copied, options, store_and_words, with_adopted};
+use unbuckle_layout::sync::{AtomicU64, on_store};
+use unbuckle_store::{Expiry, Mark, Options, Rewrite, RewriteCas, Store, Worker};
+
+type Contents = HashMap<u64, u64>;
+
+/// Copies of a region, taken before every `every`-th store.
+#[derive(Clone)]
+struct Camera(Rc<RefCell<Vec<Vec<AtomicU64>>>>);
+
+impl Camera {
+    fn start(words: &'static [AtomicU64], every: u64) -> Camera {
+        let camera = Camera(Rc::default());
+        let copies = Rc::clone(&camera.0);
+        let mut until = every;
+        on_store(Some(Box::new(move || {
+            until -= 1;
+            if until == 0 {
+                until = every;
+                copies.borrow_mut().push(copied(words));
+            }
+        })));
+        camera
+    }
+
+    fn take(&self) -> Vec<Vec<AtomicU64>> {
+        std::mem::take(&mut self.0.borrow_mut())
+    }
+}
+
+fn contents(worker: &mut Worker<'_, '_>, keys: u64) -> Contents {
+    (0..keys)
+        .filter_map(|number| {
+            let (found, _) = read(worker, number)?;
+            Some((
+                number,
+                version_of(number, &found).unwrap_or_else(|| panic!("key {number}: no value of it")),
+            ))
+        })
+        .collect()
+}
+
+/// Does `step` again and again, and looks at what a crash within it would have left.
+struct Simulation {
+    store: &'static Store<'static>,
+    words: &'static [AtomicU64],
+    options: Options,
+    keys: u64,
+    /// A copy before every so manyth store.
+    every: u64,
+}
+
+#[derive(Default, Debug)]
+struct Seen {
+    crashes: u64,
+    repaired: u64,
+    dropped: u64,
+}
+
+impl Simulation {
+    fn new(limit_bytes: u64, keys: u64, every: u64) -> Simulation {
+        let options = options(limit_bytes);
+        let (store, words) = store_and_words(&options, 1);
+        Simulation { store, words, options, keys, every }
+    }
+
+    /// `step` says which key it has rewritten with the value that it had, if it has.
+    fn run(&self, steps: u64, mut step: impl FnMut(&mut Worker<'_, '_>, u64) -> Option<u64>) -> Seen {
+        let mut worker = self.store.worker(0).unwrap();
+        worker.now_set(2);
+        let mut seen = Seen::default();
+        let mut before = contents(&mut worker, self.keys);
+        for number in 0..steps {
+            let camera = Camera::start(self.words, self.every);
+            let rewritten = step(&mut worker, number);
+            on_store(None);
+            let after = contents(&mut worker, self.keys);
+            for copy in camera.take() {
+                let mut before = before.clone();
+                if let Some(rewritten) = rewritten {
+                    before.remove(&rewritten);
+                }
+                self.check(&copy, &before, &after, &mut seen);
+            }
+            before = after;
+        }
+        seen
+    }
+
+    fn check(&self, copy: &[AtomicU64], before: &Contents, after: &Contents, seen: &mut Seen) {
+        seen.crashes += 1;
+        with_adopted(copy, &self.options, 1, 2, |store, adopted| {
+            seen.repaired += adopted.repaired_lines;
+            seen.dropped += adopted.dropped;
+            let mut worker = store.worker(0).unwrap();
+            worker.now_set(2);
+            let found = contents(&mut worker, self.keys);
+            for number in 0..self.keys {
+                let [before, after, found] = [before, after, &found].map(|contents| contents.get(&number));
+                if before == after {
+                    assert_eq!(found, before, "key {number}, which nobody changed; {adopted:?}");
+                } else {
+                    let possible = found.is_none() || found == before || found == after;
+                    assert!(possible, "key {number}: {found:?}, neither {before:?} nor {after:?}");
+                }
+            }
+            assert_eq!(store.gauges().items, found.len() as u64, "items that no reader finds");
+            // It goes on: a change of every key that was met is taken, and found.
+            for number in (0..self.keys).step_by(1 + self.keys as usize / 16) {
+                if set(&mut worker, number, 1 << 40, 40, 0).is_ok() {
+                    assert!(read(&mut worker, number).is_some());
+                }
+            }
+        })
+        .expect("a region that can be adopted");
+    }
+}
+
+fn touch(worker: &mut Worker<'_, '_>, number: u64) {
+    let name = key(number);
+    let name = worker.key(&name).unwrap();
+    let _ = worker.rewrite(&name, &mut [], |_, _| {
+        Ok::<_, ()>(Rewrite {
+            before: &[],
+            keep: true,
+            after: &[],
+            expiry: Some(Expiry(900)),
+            flags: None,
+            cas: RewriteCas::Keep,
+            stale: false,
+            win_token_sent: false,
+        })
+    });
+}
+
+/// Sets of new and of equal length, touches, deletes, gets: few keys, a copy before every store.
+#[test]
+fn small_changes() {
+    let simulation = Simulation::new(1 << 20, 40, 1);
+    let mut random = Random(1);
+    let seen = simulation.run(400, |worker, step| {
+        let number = random.below(40);
+        match random.below(10) {
+            0 => {
+                let name = key(number);
+                worker.delete(&worker.key(&name).unwrap(), None);
+            }
+            1 => {
+                touch(worker, number);
+                return Some(number);
+            }
+            2 => drop(worker.get(&worker.key(&key(number)).unwrap(), Mark::Used, |_| ())),
+            3..=6 => drop(set(worker, number, step + 1, 100, 0)),
+            _ => drop(set(worker, number, step + 1, random.below(400) as usize, 0)),
+        }
+        None
+    });
+    println!("{seen:?}");
+    assert!(seen.crashes > 5000 && seen.repaired > 0 && seen.dropped > 0);
+}
+
+/// The index grows line by line while items are added, and shrinks while they go.
+#[test]
+fn a_growing_and_shrinking_index() {
+    let keys = 8000;
+    let simulation = Simulation::new(2 << 20, keys, 797);
+    let seen = simulation.run(keys / 100, |worker, step| {
+        for number in step * 100..(step + 1) * 100 {
+            let _ = set(worker, number, 1, 0, 0);
+        }
+        None
+    });
+    println!("{seen:?}");
+    assert!(simulation.store.gauges().index_lines > 1300, "{:?}", simulation.store.gauges());
+    let simulation = Simulation { every: 397, ..simulation };
+    let shrunk = simulation.run(keys / 100, |worker, step| {
+        for number in step * 100..(step + 1) * 100 {
+            let name = key(number);
+            worker.delete(&worker.key(&name).unwrap(), None);
+        }
+        for _ in 0..20 {
+            worker.maintain();
+        }
+        None
+    });
+    println!("{shrunk:?}");
+    assert!(seen.crashes > 200 && seen.repaired > 0 && shrunk.crashes > 200 && shrunk.repaired > 0);
+}
+
+/// Eviction, compaction and promotion move records; the sweep renews flags.
+#[test]
+fn eviction() {
+    let keys = 900;
+    let simulation = Simulation::new(1 << 20, keys, 331);
+    let mut random = Random(2);
+    let seen = simulation.run(8000, |worker, step| {
+        let number = random.below(keys);
+        let _ = worker.get(&worker.key(&key(number / 3)).unwrap(), Mark::Used, |_| ());
+        let _ = set(worker, number, step + 1, random.below(3000) as usize, 0);
+        worker.maintain();
+        None
+    });
+    println!("{seen:?}");
+    assert!(simulation.store.counts().evictions > 0 && simulation.store.counts().relocated > 0);
+    assert!(seen.crashes > 1000);
+}
+
+/// Chains of chunks are filled, linked, replaced and freed.
+#[test]
+fn large_values() {
+    let simulation = Simulation::new(4 << 20, 30, 4001);
+    let mut random = Random(3);
+    let seen = simulation.run(400, |worker, step| {
+        let number = random.below(30);
+        if random.below(6) == 0 {
+            let name = key(number);
+            worker.delete(&worker.key(&name).unwrap(), None);
+        } else {
+            let _ = set(worker, number, step + 1, random.below(200_000) as usize, 0);
+        }
+        worker.maintain();
+        None
+    });
+    println!("{seen:?}");
+    assert!(seen.crashes > 500);
+}
+
+/// What was flushed does not come back.
+#[test]
+fn a_flush() {
+    let simulation = Simulation::new(1 << 20, 60, 1);
+    let seen = simulation.run(200, |worker, step| {
+        match step % 20 {
+            19 => worker.flush(None),
+            _ => drop(set(worker, step % 60, step + 1, 50, 0)),
+        }
+        None
+    });
+    assert!(seen.crashes > 200);
+}

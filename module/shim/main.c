@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * Loading and unloading: puts the facilities together, in order, and takes them apart in the opposite one. Whatever
+ * fails leaves nothing behind, and has said why.
+ */
+#include <linux/module.h>
+#include <linux/nsproxy.h>
+#include <linux/random.h>
+#include <linux/sched.h>
+#include "shim.h"
+
+static struct ub_parameters parameters;
+static struct ub_memory memory;
+/* The namespace of whoever loads the module. It lives as long as the module does. */
+static struct net *home;
+
+static int start_udp(void)
+{
+	int error;
+
+	if (!parameters.udp)
+		return 0;
+	error = ub_udp_sockets_start(home, &parameters);
+	if (error)
+		return error;
+	error = ub_udp_workers_start(home, &parameters);
+	if (error)
+		goto sockets;
+	error = ub_hook_start(home, &parameters);
+	if (error)
+		goto workers;
+	return 0;
+workers:
+	ub_udp_workers_stop();
+sockets:
+	ub_udp_sockets_stop();
+	return error;
+}
+
+static void stop_udp(void)
+{
+	if (!parameters.udp)
+		return;
+	ub_hook_stop(home);
+	ub_udp_workers_stop();
+	ub_udp_sockets_stop();
+}
+
+static int __init ub_init(void)
+{
+	int error;
+
+	if (unbuckle_core_abi() != UNBUCKLE_ABI) {
+		pr_err("the shim is for core interface %d, the core has %u\n", UNBUCKLE_ABI, unbuckle_core_abi());
+		return -EINVAL;
+	}
+	error = ub_parameters_read(&parameters);
+	if (error)
+		return error;
+	get_random_bytes(parameters.core.seed, sizeof(parameters.core.seed));
+	ub_time_begin(&parameters.core);
+	error = ub_memory_take(&memory, &parameters.core);
+	if (error)
+		return error;
+	error = ub_engines_start(&parameters, &memory);
+	if (error)
+		goto memory;
+	error = ub_report_start();
+	if (error)
+		goto engines;
+	home = get_net(current->nsproxy->net_ns);
+	error = start_udp();
+	if (error)
+		goto report;
+	error = parameters.tcp ? ub_tcp_start(home, &parameters) : 0;
+	if (error)
+		goto udp;
+	pr_info("serving%s%s on port %u with %llu MiB\n", parameters.tcp ? " TCP" : "", parameters.udp ? " UDP" : "",
+		parameters.port, parameters.core.memory_bytes >> 20);
+	return 0;
+udp:
+	stop_udp();
+report:
+	put_net(home);
+	ub_report_stop();
+engines:
+	ub_engines_stop();
+memory:
+	ub_memory_give(&memory);
+	return error;
+}
+
+static void __exit ub_exit(void)
+{
+	if (parameters.tcp)
+		ub_tcp_stop();
+	stop_udp();
+	put_net(home);
+	ub_report_stop();
+	ub_engines_stop();
+	ub_memory_give(&memory);
+	pr_info("gone\n");
+}
+
+module_init(ub_init);
+module_exit(ub_exit);
+MODULE_LICENSE("Dual MIT/GPL");
+MODULE_AUTHOR("The Unbuckle authors");
+MODULE_DESCRIPTION("Unbuckle: a memcached-compatible key-value store in the kernel");
+MODULE_VERSION("0.1.0");

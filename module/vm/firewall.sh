@@ -1,0 +1,57 @@
+# Behind rules that drop everything but requests, and replies to them.
+set -e
+fail() { echo "FAILED: $*"; exit 1; }
+for module in libcrc32c nfnetlink nf_tables nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack nft_ct; do insmod /$module.ko; done
+cat >/tmp/rules <<'EOT'
+table inet guard {
+    chain in {
+        type filter hook input priority 0; policy drop;
+        ct state established accept
+        udp dport 11211 accept
+        tcp dport 11211 accept
+    }
+    chain out {
+        type filter hook output priority 0; policy drop;
+        ct state established accept
+        ip saddr 127.0.0.1 udp dport 11211 accept
+        ip saddr 127.0.0.1 tcp dport 11211 accept
+    }
+}
+EOT
+nft -f /tmp/rules
+insmod /unbuckle.ko memory_mb=32
+answered() { # WHERE
+    cat /tmp/traffic
+    grep -q ' 0 replies over UDP' /tmp/traffic && fail "no replies over UDP, $1"
+    grep -q ', 0 over TCP' /tmp/traffic && fail "no replies over TCP, $1"
+    return 0
+}
+traffic 127.0.0.1:11211 2 >/tmp/traffic || fail "wrong answers: $(cat /tmp/traffic)"
+answered 'on this host'
+
+# From elsewhere: a flow begins at the socket, and goes on in the hook.
+insmod /veth.ko
+ip link add left type veth
+unshare -n sleep 600 &
+other=$!
+usleep 300000
+ip link set veth0 netns $other
+ip addr add 10.9.0.1/24 dev left
+ip link set left up
+inside() { nsenter --net=/proc/$other/ns/net "$@"; }
+inside ip addr add 10.9.0.2/24 dev veth0
+inside ip link set veth0 up
+inside traffic 10.9.0.1:11211 2 >/tmp/traffic || fail "wrong answers: $(cat /tmp/traffic)"
+answered 'from elsewhere'
+grep -E 'udp_(hooked|from_socket)' /proc/unbuckle
+grep -q '^STAT udp_from_socket [1-9]' /proc/unbuckle || fail 'no flow began at the socket'
+grep -q '^STAT udp_hooked [1-9]' /proc/unbuckle || fail 'no flow went on in the hook'
+
+# What the rules drop does not get in.
+nft flush chain inet guard in
+before=$(grep -E 'cmd_get|cmd_set' /proc/unbuckle)
+inside traffic 10.9.0.1:11211 1 >/tmp/traffic
+traffic 127.0.0.1:11211 1 >/tmp/traffic
+[ "$before" = "$(grep -E 'cmd_get|cmd_set' /proc/unbuckle)" ] || fail 'the firewall was passed'
+kill $other
+rmmod unbuckle

@@ -1,0 +1,115 @@
+# Parameters, refusals, counters; then loading and unloading under traffic, in both ways of serving UDP.
+set -e
+fail() { echo "FAILED: $*"; exit 1; }
+
+# What is impossible is refused with a reason, and leaves nothing behind.
+refused() { # PATTERN PARAMETER...
+    pattern=$1
+    shift
+    insmod /unbuckle.ko "$@" 2>/dev/null && fail "insmod $* was not refused"
+    dmesg | tail -3 | grep -q "unbuckle: $pattern" || fail "insmod $*: no message like '$pattern': $(dmesg | tail -3)"
+    [ ! -e /proc/unbuckle ] || fail "insmod $* left something behind"
+}
+refused 'port=0 is not possible' port=0
+refused 'port=70000 is not possible' port=70000
+refused 'memory_mb=0 is not possible' memory_mb=0
+refused 'memory_mb needs' memory_mb=100000
+refused 'memory_mb needs' memory_mb=700
+refused 'item_size_max=' memory_mb=8 item_size_max=100000000
+refused 'routing=nowhere is not known' routing=nowhere
+refused 'udp_allow: 10.0.0.0/33 is not possible' udp_allow=10.0.0.0/33
+refused 'udp_allow: nobody is not possible' udp_allow=::1,nobody
+refused 'address=here is not possible' address=here
+refused 'cannot bind UDP port 11211 (IPv4): this host has no such address' address=203.0.113.7
+refused 'tcp=0 with udp=0' tcp=0 udp=0
+refused 'requests_per_turn=0' requests_per_turn=0
+nc -l -p 11211 127.0.0.1 >/dev/null 2>&1 &
+listener=$!
+until grep -q ':2BCB .* 0A ' /proc/net/tcp; do usleep 10000; done
+refused 'cannot listen on TCP port 11211' port=11211
+kill $listener
+wait $listener 2>/dev/null || true
+dmesg | grep -qi 'out of memory' && fail 'the OOM killer was woken'
+
+# Everybody is answered, by every way in; the hook has its part of it.
+for parameters in '' 'udp_workers=2' 'udp_workers=2 routing=key'; do
+    insmod /unbuckle.ko memory_mb=32 $parameters
+    traffic 127.0.0.1:11211 2 >/tmp/traffic || fail "wrong answers with '$parameters': $(cat /tmp/traffic)"
+    traffic '[::1]:11211' 1 >>/tmp/traffic || fail "wrong answers over IPv6 with '$parameters'"
+    sed "s/^/'$parameters' /" /tmp/traffic
+    grep -q ' 0 replies over UDP' /tmp/traffic && fail "no replies over UDP with '$parameters'"
+    grep -q ', 0 over TCP' /tmp/traffic && fail "no replies over TCP with '$parameters'"
+    grep -q '^STAT udp_hooked [1-9]' /proc/unbuckle || fail "the hook saw nothing with '$parameters'"
+    grep -q '^STAT corrupt 0' /proc/unbuckle || fail "corrupt items with '$parameters'"
+    grep -E 'udp_(hooked|from|dropped)|malloc|curr_conn|evictions' /proc/unbuckle | sed 's/^STAT/ /'
+    rmmod unbuckle
+done
+
+# One address, and no other.
+insmod /unbuckle.ko memory_mb=8 item_size_max=65536 address=127.0.0.2
+traffic 127.0.0.2:11211 1 >/tmp/traffic || fail 'wrong answers at one address'
+grep -q ' 0 replies over UDP' /tmp/traffic && fail 'no replies at one address'
+traffic 127.0.0.1:11211 1 >/tmp/traffic
+grep -q ' 0 replies over UDP, 0 over TCP' /tmp/traffic || fail "another address is served: $(cat /tmp/traffic)"
+traffic '[::1]:11211' 1 >/tmp/traffic
+grep -q ' 0 replies over UDP, 0 over TCP' /tmp/traffic || fail "another family is served: $(cat /tmp/traffic)"
+rmmod unbuckle
+
+# Strangers are served at a rate, and get little more than they send.
+insmod /unbuckle.ko memory_mb=8 item_size_max=65536 udp_allow=192.0.2.0/24
+traffic 127.0.0.1:11211 2 >/tmp/traffic || fail "wrong answers for strangers: $(cat /tmp/traffic)"
+sed 's/^/stranger: /' /tmp/traffic
+grep -q '^STAT udp_dropped_size [1-9]' /proc/unbuckle || fail 'strangers get long replies'
+rmmod unbuckle
+
+# Who is silent for too long has to go.
+insmod /unbuckle.ko memory_mb=8 item_size_max=65536 idle_timeout=1
+sleep 60 | nc 127.0.0.1 11211 &
+until grep -q '^STAT curr_connections 1' /proc/unbuckle; do usleep 10000; done
+until grep -q '^STAT idle_kicks 1' /proc/unbuckle; do usleep 100000; done
+grep -q '^STAT curr_connections 0' /proc/unbuckle || usleep 200000
+grep -q '^STAT curr_connections 0' /proc/unbuckle || fail 'an idle client is still there'
+rmmod unbuckle
+
+# Over a wire between two namespaces.
+insmod /veth.ko
+# This ip cannot name the other end: the kernel does.
+ip link add left type veth
+unshare -n sleep 600 &
+other=$!
+usleep 300000
+ip link set veth0 netns $other
+ip addr add 10.9.0.1/24 dev left
+ip link set left up
+inside() { nsenter --net=/proc/$other/ns/net "$@"; }
+inside ip link set lo up
+inside ip addr add 10.9.0.2/24 dev veth0
+inside ip link set veth0 up
+insmod /unbuckle.ko memory_mb=32
+inside traffic 10.9.0.1:11211 2 >/tmp/traffic || fail "wrong answers over veth: $(cat /tmp/traffic)"
+sed 's/^/veth: /' /tmp/traffic
+grep -q ' 0 replies over UDP' /tmp/traffic && fail 'no replies over veth'
+# A namespace in which the module is not loaded has nothing of it.
+inside sh -c 'printf "version\r\n" | nc -w 1 127.0.0.1 11211' 2>/dev/null | grep -q VERSION && fail 'served in another namespace'
+rmmod unbuckle
+
+# The namespace in which it is loaded dies under load; it goes on until it is unloaded.
+inside insmod /unbuckle.ko memory_mb=32
+traffic 10.9.0.2:11211 2 >/tmp/traffic &
+load=$!
+usleep 500000
+kill $other
+wait $load || fail "wrong answers while the namespace died: $(cat /tmp/traffic)"
+rmmod unbuckle
+
+# Ten times in and out, with clients that never stop.
+traffic 127.0.0.1:11211 15 >/tmp/traffic &
+load=$!
+for round in 1 2 3 4 5 6 7 8 9 10; do
+    insmod /unbuckle.ko memory_mb=16 udp_workers=$((round % 3))
+    usleep 400000
+    rmmod unbuckle
+done
+wait $load || fail "wrong answers while the module came and went: $(cat /tmp/traffic)"
+sed 's/^/in and out: /' /tmp/traffic
+[ ! -e /proc/unbuckle ] || fail '/proc/unbuckle is still there'

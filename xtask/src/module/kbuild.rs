@@ -1,0 +1,71 @@
+//! The module itself: Kbuild compiles the shim and links the core, on a copy of the sources.
+
+use super::kernel::Kernel;
+use super::{folder, object, source};
+use crate::run::captured;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Builds for `kernel` with this core. Every word of complaint is an error.
+pub(crate) fn build(core: &Path, kernel: &Kernel) -> Result<PathBuf> {
+    let place = folder().join(format!("build-{}", kernel.release));
+    copy(&source(), &place)?;
+    write_if_new(&place.join("core/core.o_shipped"), &object::stripped(core)?)?;
+    let mut make = Command::new("make");
+    make.arg("-C").arg(&kernel.build).arg(format!("M={}", place.display())).arg("modules");
+    // What cargo tells its children about jobs is not for this make.
+    for name in ["MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS"] {
+        make.env_remove(name);
+    }
+    let output = make.arg("-j2").output().context("cannot run make")?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    ensure!(output.status.success(), "make ended with {}:\n{text}", output.status);
+    let complaints: Vec<&str> = text.lines().filter(|line| is_complaint(line)).collect();
+    ensure!(complaints.is_empty(), "the build complains:\n{}", complaints.join("\n"));
+    let module = place.join("unbuckle.ko");
+    let small = place.join("stripped/unbuckle.ko");
+    fs::create_dir_all(place.join("stripped"))?;
+    captured(Command::new("objcopy").arg("--strip-debug").args([&module, &small]))?;
+    Ok(small)
+}
+
+fn is_complaint(line: &str) -> bool {
+    let line = line.to_lowercase();
+    // Said by headers without the kernel's own debug information, which a module does not need.
+    (line.contains("warning") || line.contains("objtool")) && !line.contains("skipping btf")
+}
+
+/// What the build needs of the sources; files that have not changed keep their time, so that make sees it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for part in ["Kbuild", "shim", "core"] {
+        copy_part(&from.join(part), &to.join(part))?;
+    }
+    Ok(())
+}
+
+fn copy_part(from: &Path, to: &Path) -> Result<()> {
+    if from.is_file() {
+        return write_if_new(to, &fs::read(from)?);
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        if entry.file_name() != "core.o_shipped" {
+            copy_part(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,93 @@
+//! `cargo xtask module ...`: builds the kernel module for Debian's stock kernel, proves what it must not contain, and
+//! tries it in a virtual machine.
+//!
+//! Nothing is installed: kernel packages are downloaded from apt and unpacked under `target/module`.
+
+mod frames;
+mod kbuild;
+mod kernel;
+mod machine;
+mod object;
+mod scenarios;
+
+use crate::outcome::Outcome;
+use crate::run::{program, root, target_folder};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+const USAGE: &str = "usage: cargo xtask module build|object|test [SCENARIO]...
+  build    the module for Debian's stock kernel, with its gates
+  object   builds the Rust core and commits it to module/core, for those who build without Rust
+  test     build, then every scenario of module/vm in a virtual machine, or those named";
+
+pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
+    match arguments.next().as_deref() {
+        Some("build") => Ok(build().1),
+        Some("object") => Ok(vec![Outcome::new("module: the committed object", object::commit())]),
+        Some("test") => Ok(test(&arguments.collect::<Vec<_>>())),
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// Where everything of the module is built.
+fn folder() -> PathBuf {
+    target_folder().join("module")
+}
+
+fn source() -> PathBuf {
+    root().join("module")
+}
+
+/// Build, then the scenarios whose names are given, or all.
+pub(crate) fn test(names: &[String]) -> Vec<Outcome> {
+    if let Some(enable) = missing(&machine::TOOLS) {
+        return vec![Outcome::skipped("module: in a virtual machine", enable)];
+    }
+    let mut outcomes = vec![Outcome::new("module: its Rust half without a kernel", object::test())];
+    let (built, more) = build();
+    outcomes.extend(more);
+    if let Some(built) = built {
+        outcomes.extend(scenarios::run(&built, names));
+    }
+    outcomes
+}
+
+/// A module and the kernel that it is for.
+struct Built {
+    module: PathBuf,
+    kernel: kernel::Kernel,
+}
+
+fn build() -> (Option<Built>, Vec<Outcome>) {
+    const NAME: &str = "module: build";
+    if let Some(enable) = missing(&kernel::TOOLS).or_else(object::missing) {
+        return (None, vec![Outcome::skipped(NAME, enable)]);
+    }
+    let object = match object::build() {
+        Ok(object) => object,
+        Err(error) => return (None, vec![Outcome::new("module: the Rust core", Err(error))]),
+    };
+    let mut outcomes = object::gates(&object);
+    let built = kernel::stock().and_then(|kernel| {
+        let module = kbuild::build(&object, &kernel)?;
+        Ok(Built { module, kernel })
+    });
+    match built {
+        Ok(built) => {
+            outcomes.push(Outcome::new(format!("{NAME} for {}", built.kernel.release), Ok(())));
+            (Some(built), outcomes)
+        }
+        Err(error) => {
+            outcomes.push(Outcome::new(NAME, Err(error)));
+            (None, outcomes)
+        }
+    }
+}
+
+/// How to get the first of these programs that is not there. Each is a program and the package that has it.
+fn missing(tools: &[(&str, &str)]) -> Option<String> {
+    tools
+        .iter()
+        .find(|(tool, _)| program(tool).is_none())
+        .map(|(_, package)| format!("apt-get install {package}"))
+}
