@@ -243,7 +243,6 @@ impl<'r> Store<'r> {
             tick_code: Access::tick_code(2),
             rested_s: 2,
             stored_since: false,
-            credit_words: 0,
             key_scratch: Default::default(),
             observer: None,
         })
@@ -671,8 +670,6 @@ pub struct Worker<'s, 'r> {
     /// When spans were last looked at, and whether anything was stored since.
     rested_s: u32,
     stored_since: bool,
-    /// Words that this worker has evicted and not used up yet.
-    credit_words: u64,
     key_scratch: KeyScratch,
     /// Whom evictions are told to.
     observer: Option<&'s dyn Observer>,

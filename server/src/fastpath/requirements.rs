@@ -94,7 +94,7 @@ fn privileges() -> Finding {
     let administrator = effective.contains(CapabilitySet::SYS_ADMIN);
     let lacking: Vec<&str> = NEEDED
         .iter()
-        .filter(|(name, set)| !effective.contains(*set) && !(administrator && *name != "CAP_NET_ADMIN"))
+        .filter(|(name, set)| !(effective.contains(*set) || administrator && *name != "CAP_NET_ADMIN"))
         .map(|(name, _)| *name)
         .collect();
     if lacking.is_empty() {
