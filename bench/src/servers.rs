@@ -105,6 +105,8 @@ pub struct Settings {
     pub item_bytes_max: Option<u64>,
     /// `-e` when given.
     pub memory_file: Option<PathBuf>,
+    /// `--fastpath` of this interface when given; ours alone has it.
+    pub fast_path: Option<String>,
     /// Chain and key: the server has TLS, and a second port without it.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// What a floor answers.
@@ -125,6 +127,7 @@ impl Settings {
             connections_max: 2048,
             item_bytes_max: None,
             memory_file: None,
+            fast_path: None,
             tls: None,
             canned,
             cores,
@@ -246,6 +249,9 @@ fn store_arguments(command: &mut Command, port: u16, clear_port: u16, settings: 
     command.args(["-U", if settings.udp { &port } else { "0" }]);
     if let Some(bytes) = settings.item_bytes_max {
         command.args(["-I", &bytes.to_string()]);
+    }
+    if let Some(interface) = &settings.fast_path {
+        command.args(["--fastpath", interface, "--fastpath-required"]);
     }
     if let Some(path) = &settings.memory_file {
         command.arg("-e").arg(path);

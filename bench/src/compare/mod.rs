@@ -6,6 +6,7 @@
 
 mod capacity;
 mod cores;
+mod fast_path;
 mod misses;
 mod multiget;
 mod overhead;
@@ -66,6 +67,11 @@ const SECTIONS: &[Section] = &[
     },
     Section { name: "multiget", about: "TCP get of 50 keys", run: multiget::run },
     Section { name: "udp", about: "UDP get", run: udp_get::run },
+    Section {
+        name: "fastpath",
+        about: "UDP get answered in the kernel; TCP over memory in maps",
+        run: fast_path::run,
+    },
     Section { name: "tail", about: "p99 at 70 % of memcached's own maximum", run: tail::run },
     Section { name: "tls", about: "TLS 1.3: handshakes, and gets of 100 B", run: tls::run },
     Section { name: "cores", about: "two server threads", run: cores::run },

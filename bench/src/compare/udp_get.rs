@@ -59,7 +59,12 @@ fn run_at(setting: &Setting, report: &mut Report, way: &str, place: Option<Place
     Ok(())
 }
 
-fn measure(setting: &Setting, server: &Server, workload: &Workload, seed: u64) -> Result<(Measure, u64)> {
+pub(super) fn measure(
+    setting: &Setting,
+    server: &Server,
+    workload: &Workload,
+    seed: u64,
+) -> Result<(Measure, u64)> {
     let choice = Choice::Uniform { keys: single::KEYS };
     let check = server.kind != Kind::Floor;
     let mut load = UdpLoad::connect(server.address, workload, choice, WINDOW, seed, check)?;
