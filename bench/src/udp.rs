@@ -24,9 +24,20 @@ pub struct UdpLoad<'w> {
     datagrams: Datagrams,
     random: Random,
     began: Instant,
-    /// By request id: the key and the time, of what is under way.
-    under_way: Vec<Option<(u32, u64)>>,
+    /// What is under way, by its place in the window.
+    under_way: Vec<Option<Request>>,
+    /// Requests so far. An id is not used again for as long as it can be, so that a reply that comes after its request
+    /// was given up is not taken for another's.
+    asked: u64,
     pub lost: u64,
+}
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    id: u16,
+    key: u32,
+    since_ns: u64,
 }
 
 impl<'w> UdpLoad<'w> {
@@ -52,7 +63,8 @@ impl<'w> UdpLoad<'w> {
             datagrams: Datagrams::new(BATCH),
             random: Random::new(seed),
             began: Instant::now(),
-            under_way: vec![None; window.min(1 << 16)],
+            under_way: vec![None; window.min(1 << 12)],
+            asked: 0,
             lost: 0,
         })
     }
@@ -92,9 +104,14 @@ impl<'w> UdpLoad<'w> {
             let now_ns = self.now_ns();
             let count = free.len().min(BATCH);
             for place in 0..count {
-                let Some(id) = free.pop() else { break };
+                let Some(slot) = free.pop() else { break };
                 let index = self.choice.draw(&mut self.random);
-                self.under_way[usize::from(id)] = Some((index, now_ns));
+                // The same slot for every reply with this id.
+                let window = self.under_way.len() as u64;
+                let generations = (1 << 16) / window;
+                let id = (self.asked / window % generations * window) as u16 + slot;
+                self.asked += 1;
+                self.under_way[usize::from(slot)] = Some(Request { id, key: index, since_ns: now_ns });
                 request.clear();
                 request.extend_from_slice(&id.to_be_bytes());
                 request.extend_from_slice(&[0, 0, 0, 1, 0, 0]);
@@ -117,7 +134,9 @@ impl<'w> UdpLoad<'w> {
                 };
                 let id = u16::from_be_bytes([frame[0], frame[1]]);
                 // A reply that was given up meanwhile has no slot any more.
-                let Some((index, since_ns)) = self.under_way.get_mut(usize::from(id)).and_then(Option::take)
+                let slot = usize::from(id) % self.under_way.len();
+                let Some(Request { key: index, since_ns, .. }) =
+                    self.under_way[slot].take_if(|request| request.id == id)
                 else {
                     continue;
                 };
@@ -129,7 +148,7 @@ impl<'w> UdpLoad<'w> {
                     );
                 }
                 latency.record(now_ns.saturating_sub(since_ns));
-                free.push(id);
+                free.push(slot as u16);
             }
             if received < BATCH {
                 return Ok(());

@@ -10,7 +10,7 @@ use crate::client::{Operation, Pace, canned};
 use crate::random::Choice;
 use crate::servers::{Kind, Server, Settings};
 use crate::workload::Workload;
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
     let workload = Workload::fixed(32, 32);
@@ -42,7 +42,8 @@ fn datagrams(
     let (mut measures, mut lost) = ([Vec::new(), Vec::new()], 0);
     for round in 0..setting.rounds() {
         for (server, measures) in servers.iter().zip(&mut measures) {
-            let (measure, lost_now) = udp_get::measure(setting, server, workload, round as u64)?;
+            let (measure, lost_now) = udp_get::measure(setting, server, workload, round as u64)
+                .with_context(|| server.kind.name())?;
             measures.push(measure);
             lost += lost_now;
         }
