@@ -29,7 +29,7 @@ fn with_engine(settings: Settings, gate: Option<&'static dyn Gate>, test: impl F
 }
 
 fn frame(opcode: u8, extras: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; 24];
+    let mut bytes = [0; 24];
     bytes[..2].copy_from_slice(&[0x80, opcode]);
     bytes[2..4].copy_from_slice(&(key.len() as u16).to_be_bytes());
     bytes[4] = extras.len() as u8;
