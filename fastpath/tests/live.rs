@@ -1,12 +1,14 @@
 //! Programs at real interfaces in network namespaces, and a client that speaks UDP. Nobody listens behind them: what they
 //! do not answer, nobody answers.
 
+#![allow(unsafe_code)]
+
 mod support;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
-use support::{Rig, private_network, runs_as_root};
-use unbuckle_fastpath::Hook;
+use support::{Rig, ip, private_bpffs, private_network, runs_as_root};
+use unbuckle_fastpath::{Error, Hook, Loader, unpin};
 
 const MIB: u64 = 1 << 20;
 
@@ -53,6 +55,78 @@ fn loopback() {
         assert_eq!(refused, Err(std::io::ErrorKind::ConnectionRefused));
     }
     assert_eq!(rig.loader.maps().counters().served, 6000);
+}
+
+#[test]
+fn veth() {
+    if !runs_as_root("veth") {
+        return;
+    }
+    // The client has a namespace of its own: this thread's. The programs' end of the cable is in another one.
+    private_network();
+    let (send, receive) = std::sync::mpsc::channel();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    // SAFETY: no arguments, cannot fail.
+    let client_thread = unsafe { libc::gettid() };
+    let server = std::thread::spawn(move || {
+        private_network();
+        ip(&format!(
+            "link add name near address 02:00:00:00:00:01 type veth peer name far netns {client_thread}"
+        ));
+        ip("address add 10.0.0.1/24 dev near");
+        ip("address add fc00::1/64 dev near nodad");
+        ip("link set near up");
+        let mut rig = Rig::new(16 * MIB, &["near"]);
+        rig.set(b"key", 7, 0, b"value");
+        send.send(()).expect("the test waits");
+        wait.recv().expect("the test ends");
+        rig.loader.maps().counters().served
+    });
+    receive.recv().expect("the rig stands");
+    ip("address add 10.0.0.2/24 dev far");
+    ip("address add fc00::2/64 dev far nodad");
+    ip("link set far up");
+    for (from, to) in [("10.0.0.2:0", "10.0.0.1:11211"), ("[fc00::2]:0", "[fc00::1]:11211")] {
+        let client = client(from, to);
+        for _ in 0..100 {
+            assert_eq!(ask(&client, b"get key\r\n").unwrap(), reply(b"VALUE key 7 5\r\nvalue\r\nEND\r\n"));
+        }
+    }
+    done.send(()).expect("the rig waits");
+    assert_eq!(server.join().expect("the rig's thread"), 200);
+}
+
+#[test]
+fn pinned_programs_outlive_their_daemon() {
+    if !runs_as_root("pinned_programs_outlive_their_daemon") {
+        return;
+    }
+    private_network();
+    let mount = std::env::temp_dir().join(format!("unbuckle-bpffs-{}", std::process::id()));
+    private_bpffs(&mount);
+    let folder = mount.join("unbuckle");
+    let (loader, adopted) = Loader::pinned(16 * MIB, &folder).unwrap();
+    assert!(!adopted);
+    let mut rig = Rig::over(loader, 16 * MIB, &["lo"], true);
+    rig.set(b"key", 7, 0, b"value");
+    let client = client("127.0.0.1:0", "127.0.0.1:11211");
+    let expected = reply(b"VALUE key 7 5\r\nvalue\r\nEND\r\n");
+    assert_eq!(ask(&client, b"get key\r\n").unwrap(), expected);
+    assert!(matches!(Loader::pinned(16 * MIB, &folder), Err(Error::Busy(_))));
+    assert!(matches!(unpin(&folder), Err(Error::Busy(_))));
+    drop(rig);
+    assert_eq!(ask(&client, b"get key\r\n").unwrap(), expected, "nobody is there but the programs");
+    assert!(matches!(Loader::pinned(32 * MIB, &folder), Err(Error::Geometry { .. })));
+    let (mut loader, adopted) = Loader::pinned(16 * MIB, &folder).unwrap();
+    assert!(adopted);
+    loader.attach("lo", Hook::Tcx).unwrap();
+    assert_eq!(ask(&client, b"get key\r\n").unwrap(), expected, "by the new program");
+    assert_eq!(loader.maps().counters().served, 3);
+    drop(loader);
+    unpin(&folder).unwrap();
+    let refused = ask(&client, b"get key\r\n").map_err(|error| error.kind());
+    assert_eq!(refused, Err(std::io::ErrorKind::ConnectionRefused));
+    assert!(!folder.exists());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Users load the committed object and need no compiler for BPF. `verify` proves that it is what the source gives, byte for
 //! byte, with the toolchain that is named beside it: another one may give other bytes, and is refused rather than blamed.
 
-use crate::gates::{BPF_COMPILER, BPF_TARGET, bpf_missing, undefined};
+use crate::gates::{BPF_COMPILER, BPF_TARGET, bpf_missing, defined, undefined};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, root, target_folder};
 use anyhow::{Context, Result, bail, ensure};
@@ -80,6 +80,9 @@ fn build() -> Result<PathBuf> {
     let (built, object) = (folder.join(BPF_TARGET).join("release/fastpath"), folder.join("fastpath.bpf.o"));
     let undefined = undefined(&built)?;
     ensure!(undefined.is_empty(), "needed and defined nowhere: {undefined:?}");
+    // A mangled name has a hash in it of where the project lies.
+    let mangled: Vec<String> = defined(&built)?.into_iter().filter(|name| name.starts_with('_')).collect();
+    ensure!(mangled.is_empty(), "not inlined, and without a name of its own: {mangled:?}");
     strip(&built, &object)?;
     Ok(object)
 }

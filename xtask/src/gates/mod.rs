@@ -7,7 +7,7 @@ mod kernel;
 pub(crate) mod symbols;
 
 pub(crate) use bpf::{COMPILER as BPF_COMPILER, TARGET as BPF_TARGET, missing as bpf_missing};
-pub(crate) use symbols::undefined;
+pub(crate) use symbols::{defined, undefined};
 
 use crate::outcome::Outcome;
 
