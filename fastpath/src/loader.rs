@@ -11,6 +11,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp,
 use aya::{Ebpf, EbpfLoader};
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use unbuckle_fastpath_abi::{ELEMENT_BYTES, INTERFACES_MAX, VERSION, name};
 
@@ -139,7 +140,6 @@ impl Loader {
         }
         let descriptor = |map: &'static str| Ok::<_, Error>(array(&ebpf, map)?.fd());
         let (config, counters) = (descriptor(name::CONFIG)?, descriptor(name::COUNTERS)?);
-        use std::os::fd::AsFd;
         let maps =
             Maps::map(region.fd().as_fd(), elements as usize, config.as_fd(), counters.as_fd(), processors)
                 .map_err(Error::Memory)?;
@@ -169,7 +169,6 @@ impl Loader {
 
     /// Has the kernel verify the program for `hook`, if it has not yet.
     pub fn load(&mut self, hook: Hook) -> Result<Program, Error> {
-        use std::os::fd::{AsFd, AsRawFd};
         let (descriptor, info) = match hook {
             Hook::Tcx => {
                 let program = self.tcx()?;
@@ -277,6 +276,10 @@ fn attach_xdp(program: &mut Xdp, interface: &str, pin: Option<&Path>) -> Result<
 pub fn unpin(folder: &Path) -> Result<(), Error> {
     let refused = |source| Error::Folder { folder: folder.to_owned(), source };
     let _lock = lock(folder)?;
+    // The kernel detaches a little after the last name of a link is gone; from here on nothing is answered.
+    if let Ok(config) = MapData::from_pin(folder.join(name::CONFIG)) {
+        Maps::disable(config.fd().as_fd()).map_err(Error::Memory)?;
+    }
     for entry in std::fs::read_dir(folder).map_err(refused)? {
         std::fs::remove_file(entry.map_err(refused)?.path()).map_err(refused)?;
     }

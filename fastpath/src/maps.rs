@@ -68,6 +68,12 @@ impl Maps {
         self.config[word_of!(enabled)].store(if on { VERSION } else { 0 }, Ordering::SeqCst);
     }
 
+    /// Switches programs off by their configuration's map alone.
+    pub(crate) fn disable(config: BorrowedFd<'_>) -> io::Result<()> {
+        words(config, CONFIG_WORDS)?[word_of!(enabled)].store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// The version of whoever made the maps; 0 if they are new.
     pub(crate) fn version(&self) -> u64 {
         self.config[word_of!(version)].load(Ordering::Acquire)

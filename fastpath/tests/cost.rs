@@ -52,3 +52,43 @@ fn nanoseconds_per_get() {
         }
     }
 }
+
+/// Where the time goes: what is passed on at one step has paid for those before it.
+#[test]
+#[ignore = "a measurement"]
+fn nanoseconds_by_step() {
+    private_network();
+    let mut rig = Rig::new(64 << 20, &["lo"]);
+    let _counting = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("root");
+    rig.set(&[b'k'; 32], 0, 0, &[b'x'; 32]);
+    let get = [&b"get "[..], &[b'k'; 32], b"\r\n"].concat();
+    let good = Request { checksum: Checksum::Zero, ..Request::v4(&get) };
+    let full = Request { checksum: Checksum::Full, ..good.clone() };
+    let two = [&b"get "[..], &[b'k'; 32], b" ", &[b'k'; 32], b"\r\n"].concat();
+    let mut miss = get.clone();
+    miss[4] = b'm';
+    let steps = [
+        ("another port", Request { port: 9, ..good.clone() }),
+        ("source port 0", Request { source_port: 0, ..good.clone() }),
+        (
+            "not allowed",
+            Request { source: [127, 0, 0, 2].into(), destination: [127, 0, 0, 9].into(), ..good.clone() },
+        ),
+        ("bad frame", Request { frame: [0; 8], ..good.clone() }),
+        ("bad frame, with a checksum", Request { frame: [0; 8], ..full.clone() }),
+        ("no get", Request { text: [&b"gex "[..], &get[4..]].concat(), ..good.clone() }),
+        ("a miss", Request { text: miss, ..good.clone() }),
+        ("a hit", good.clone()),
+        ("a hit, with a checksum", full),
+        ("two hits", Request { text: two, ..good.clone() }),
+    ];
+    for (name, request) in &steps {
+        let packet = request.bytes();
+        let before = rig.run_time(Hook::Tcx);
+        for _ in 0..RUNS {
+            rig.run(Hook::Tcx, &packet, 1);
+        }
+        let after = rig.run_time(Hook::Tcx);
+        println!("{name}: {:.0} ns", (after.1 - before.1) as f64 / (after.0 - before.0) as f64);
+    }
+}

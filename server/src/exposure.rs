@@ -3,13 +3,19 @@
 //! memcached listens on all addresses unless told otherwise, and asks for no password: caches have been emptied, filled and
 //! used for attacks through that. A start script for memcached works here unchanged, but not silently.
 
-use crate::listen::{Listening, Place};
-use crate::options::{Cidr, Options};
+use crate::listen::{Listener, Listening, Place};
+use crate::options::{Cidr, Options, Protection, VerifyMode};
 use std::net::SocketAddr;
 
-/// What to say at the start. `guarded`: clients have to authenticate.
+/// What to say at the start. `guarded`: clients have to authenticate. Where a client's certificate is demanded, they have, too.
 pub(crate) fn notice(options: &Options, listening: &Listening, guarded: bool) -> Option<String> {
-    let streams = listening.listeners.iter().filter_map(|listener| match listener.place {
+    let asks_nobody = |listener: &&Listener| match listener.protection {
+        Protection::Mutual => false,
+        Protection::Configured => options.extended.tls.verify_mode != VerifyMode::Require,
+        Protection::None | Protection::ServerOnly => true,
+    };
+    let listeners = listening.listeners.iter().filter(asks_nobody);
+    let streams = listeners.filter_map(|listener| match listener.place {
         Place::Tcp(address) | Place::Udp(address) => Some(address),
         Place::Unix(_) => None,
     });
@@ -36,16 +42,17 @@ fn is_public(address: &SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listen::Listener;
-    use crate::options::{ListenAddress, Protection};
+    use crate::options::ListenAddress;
 
     fn told(address: &str, all: bool, guarded: bool) -> Option<String> {
+        told_with(address, all, guarded, Protection::None)
+    }
+
+    fn told_with(address: &str, all: bool, guarded: bool, protection: Protection) -> Option<String> {
         let socket = std::fs::File::open("/dev/null").unwrap().into();
         let place = Place::Tcp(address.parse().unwrap());
-        let listening = Listening {
-            listeners: vec![Listener { socket, place, protection: Protection::None }],
-            ..Listening::default()
-        };
+        let listener = Listener { socket, place, protection };
+        let listening = Listening { listeners: vec![listener], ..Listening::default() };
         let mut options = Options::default();
         if !all {
             options.listen = vec![ListenAddress::everywhere()];
@@ -61,6 +68,7 @@ mod tests {
         }
         assert!(told("0.0.0.0:11211", true, false).unwrap().contains("all addresses"));
         assert!(!told("0.0.0.0:11211", true, true).unwrap().contains("warning"));
+        assert_eq!(told_with("0.0.0.0:11211", true, false, Protection::Mutual), None);
         for address in ["127.0.0.1:11211", "[::1]:11211", "10.1.2.3:11211", "192.168.0.1:11211"] {
             assert_eq!(told(address, false, false), None, "{address}");
         }

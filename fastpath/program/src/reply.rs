@@ -40,7 +40,9 @@ extern "C" fn unbuckle_put_number(at: u64, number: u64) -> u64 {
             let quotient = (chunk * 0xcccc_cccd) >> 35;
             start -= 1;
             // SAFETY: `start` is below 24, the digits' memory has 64 bytes.
-            unsafe { verifier::store1(digits.wrapping_add(start as usize), u64::from(b'0') + chunk - 10 * quotient) };
+            unsafe {
+                verifier::store1(digits.wrapping_add(start as usize), u64::from(b'0') + chunk - 10 * quotient)
+            };
             chunk = quotient;
             if chunk == 0 && rest == 0 {
                 break 'all;

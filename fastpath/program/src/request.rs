@@ -1,9 +1,9 @@
 //! Whose packets are answered: everything in front of the memcached request, checked as the network stack would check it
 //! on the packet's way to the server, and stricter where that is simpler.
 
+use crate::CONFIG;
 use crate::packet::Packet;
 use crate::reply::{checksum, fold};
-use crate::CONFIG;
 use crate::scratch::{Bytes, PAYLOAD, Scratch};
 use crate::serve::Pass;
 use crate::verifier::is_zero;
@@ -352,7 +352,8 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) ->
         if entry as u32 >= count {
             break;
         }
-        let address = [setting!(config, locals6[entry].address[0]), setting!(config, locals6[entry].address[1])];
+        let address =
+            [setting!(config, locals6[entry].address[0]), setting!(config, locals6[entry].address[1])];
         source_is_ours |= is_zero((address[0] ^ source[0]) | (address[1] ^ source[1]));
         // SAFETY: a field of the configuration.
         let ports = unsafe { &raw const (*config).locals6[entry].ports };
@@ -377,7 +378,8 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) ->
             break;
         }
         let part = |half: usize| {
-            source[half] & setting!(config, ranges6[range].mask[half]) ^ setting!(config, ranges6[range].bits[half])
+            source[half] & setting!(config, ranges6[range].mask[half])
+                ^ setting!(config, ranges6[range].bits[half])
         };
         if part(0) | part(1) == 0 {
             return Ok(());
@@ -394,9 +396,7 @@ pub(crate) fn pseudo_header(family: Family, bytes: Bytes, udp_bytes: u64) -> u64
     let word = |index: u64| bytes.load4(at + 4 * index);
     let addresses = match family {
         Family::V4 => word(0) + word(1),
-        Family::V6 => {
-            word(0) + word(1) + word(2) + word(3) + word(4) + word(5) + word(6) + word(7)
-        }
+        Family::V6 => word(0) + word(1) + word(2) + word(3) + word(4) + word(5) + word(6) + word(7),
     };
     // In network order, like the addresses.
     addresses + u64::from((udp_bytes as u16).swap_bytes()) + (UDP << 8)

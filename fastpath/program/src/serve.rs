@@ -38,7 +38,8 @@ pub(crate) fn serve<P: Packet>(packet: P) -> i32 {
         Ok(verdict) => verdict,
         Err(Pass(reason)) => {
             count(|counters| {
-                if let Some(passed) = counters.passed.get_mut((reason & (Reason::COUNT as u64 - 1)) as usize) {
+                if let Some(passed) = counters.passed.get_mut((reason & (Reason::COUNT as u64 - 1)) as usize)
+                {
                     *passed += 1;
                 }
             });

@@ -22,7 +22,9 @@ pub(crate) fn opaque(number: u64) -> u64 {
 pub(crate) fn distance(start: u64, end: u64) -> u64 {
     let mut distance = end;
     // SAFETY: register arithmetic.
-    unsafe { asm!("{0} -= {1}", inout(reg) distance, in(reg) start, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("{0} -= {1}", inout(reg) distance, in(reg) start, options(nomem, nostack, preserves_flags))
+    };
     distance
 }
 

@@ -39,10 +39,29 @@ pub fn private_network() {
     ip("link set lo up");
 }
 
+/// A bpffs of this thread's own, at this folder; it ends with the thread.
+pub fn private_bpffs(folder: &std::path::Path) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    // SAFETY: no pointers; it changes the calling thread alone.
+    let failed = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(failed, 0, "unshare: {}", std::io::Error::last_os_error());
+    for words in [vec!["--make-rprivate", "/"], vec!["-t", "bpf", "bpf", folder.to_str().expect("a path")]] {
+        let output = Command::new("mount").args(&words).output().expect("mount is installed");
+        assert!(output.status.success(), "mount {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 /// `ip`, with these words, in this thread's namespace.
 pub fn ip(words: &str) {
     let output = Command::new("ip").args(words.split(' ')).output().expect("iproute2 is installed");
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The index of an interface in this thread's namespace.
+pub fn interface_index(name: &str) -> u32 {
+    let name = std::ffi::CString::new(name).expect("a name");
+    // SAFETY: a C string, only read.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
 }
 
 pub fn now_ns() -> u64 {
@@ -96,7 +115,12 @@ impl Rig {
     }
 
     pub fn with(limit_bytes: u64, interfaces: &[&str], cas: bool) -> Rig {
-        let mut loader = Loader::create(limit_bytes).unwrap_or_else(|error| panic!("{error}"));
+        let loader = Loader::create(limit_bytes).unwrap_or_else(|error| panic!("{error}"));
+        Rig::over(loader, limit_bytes, interfaces, cas)
+    }
+
+    /// With these maps, which hold no store yet.
+    pub fn over(mut loader: Loader, limit_bytes: u64, interfaces: &[&str], cas: bool) -> Rig {
         let words = loader.maps().region();
         let store = make_store(words, limit_bytes);
         let counters: &'static EngineCounters = Box::leak(Box::default());
