@@ -23,7 +23,7 @@ static int start_udp(void)
 	error = ub_udp_sockets_start(home, &parameters);
 	if (error)
 		return error;
-	error = ub_udp_workers_start(&parameters);
+	error = ub_udp_workers_start(home, &parameters);
 	if (error)
 		goto sockets;
 	error = ub_hook_start(home, &parameters);

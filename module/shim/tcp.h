@@ -57,6 +57,8 @@ struct ub_tcp_callbacks {
 
 /* tcp_connection.c */
 void ub_tcp_connections_start(const struct ub_parameters *parameters);
+/* Gives a socket up that was accepted and is not wanted. */
+void ub_tcp_refuse(struct socket *socket, const struct ub_tcp_callbacks *before);
 /* Takes the socket, even if it fails. */
 int ub_tcp_connection_open(struct socket *socket, struct ub_tcp_worker *worker, const struct ub_tcp_callbacks *before);
 /* Tells all that have been idle for so many seconds to close. 0: all. */

@@ -137,19 +137,24 @@ static void callbacks_give(struct ub_tcp_connection *own)
 
 /* ---- opening and closing ---- */
 
+void ub_tcp_refuse(struct socket *socket, const struct ub_tcp_callbacks *before)
+{
+	struct sock *sk = socket->sk;
+
+	/* It has the listener's callback and has to lose it. */
+	write_lock_bh(&sk->sk_callback_lock);
+	sk->sk_user_data = NULL;
+	sk->sk_data_ready = before->data_ready;
+	write_unlock_bh(&sk->sk_callback_lock);
+	sock_release(socket);
+}
+
 int ub_tcp_connection_open(struct socket *socket, struct ub_tcp_worker *worker, const struct ub_tcp_callbacks *before)
 {
 	struct ub_tcp_connection *own = kzalloc(sizeof(*own), GFP_KERNEL);
 
 	if (!own) {
-		struct sock *sk = socket->sk;
-
-		/* It has the listener's callback and has to lose it. */
-		write_lock_bh(&sk->sk_callback_lock);
-		sk->sk_user_data = NULL;
-		sk->sk_data_ready = before->data_ready;
-		write_unlock_bh(&sk->sk_callback_lock);
-		sock_release(socket);
+		ub_tcp_refuse(socket, before);
 		ub_count(out_of_memory);
 		return -ENOMEM;
 	}

@@ -18,12 +18,12 @@
 struct worker {
 	struct task_struct *task;
 	struct sk_buff_head queue;
-	struct net *net;
 } ____cacheline_aligned_in_smp;
 
 static struct worker *workers;
 static unsigned int workers_count;
 static bool route_by_key;
+static struct net *home;
 static atomic_t next_worker = ATOMIC_INIT(0);
 
 /* The request's second word. */
@@ -54,7 +54,6 @@ bool ub_udp_workers_queue(struct sk_buff *skb, const struct nf_hook_state *state
 	nf_reset_ct(skb);
 	skb->skb_iif = state->in ? state->in->ifindex : 0;
 	skb->dev = NULL;
-	worker->net = state->net;
 	skb_queue_tail(&worker->queue, skb);
 	wake_up_process(worker->task);
 	return true;
@@ -71,7 +70,7 @@ static int work(void *context)
 			schedule();
 		__set_current_state(TASK_RUNNING);
 		while ((skb = skb_dequeue(&worker->queue))) {
-			ub_udp_serve(worker->net, skb, skb->skb_iif);
+			ub_udp_serve(home, skb, skb->skb_iif);
 			consume_skb(skb);
 			cond_resched();
 		}
@@ -79,10 +78,11 @@ static int work(void *context)
 	return 0;
 }
 
-int ub_udp_workers_start(const struct ub_parameters *parameters)
+int ub_udp_workers_start(struct net *net, const struct ub_parameters *parameters)
 {
 	unsigned int number, cpu = -1;
 
+	home = net;
 	route_by_key = parameters->route_by_key;
 	if (!parameters->udp_workers)
 		return 0;

@@ -109,7 +109,7 @@ impl<'s, 'r> Acceptor<'s, 'r> {
         if let Some(tls) = &self.shared.tls
             && let Err(error) = tls.refresh(self.shared.clock.uptime_s())
         {
-            eprintln!("{error}; the old certificates stay in force");
+            eprintln!("{error}; the certificates stay as they are");
         }
     }
 

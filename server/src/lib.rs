@@ -3,7 +3,7 @@
 //! [`main`] reads a command line and serves until it is told to end. A request goes from the socket through `turn.rs`
 //! (or `udp/`) into the engine and back; everything else here makes that possible, or tells about it:
 //!
-//! - `options/` the command line; `listen.rs` sockets; `limits.rs` and `system.rs` the process
+//! - `options/` the command line; `listen.rs` sockets, `exposure.rs` who may reach them; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
 //! - `authentication.rs` who may come in; `tls/` certificates, sessions
@@ -21,6 +21,7 @@ mod buffers;
 pub mod clock;
 mod connection;
 mod dump;
+mod exposure;
 mod jobs;
 mod limits;
 mod listen;
@@ -97,6 +98,9 @@ fn run(options: Options) -> Result<(), Refusal> {
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
+    if let Some(notice) = exposure::notice(&options, &listening, passwords.is_some()) {
+        say(&notice);
+    }
     if options.daemon {
         system::daemonize(options.core_dumps, options.verbosity > 0)
             .map_err(|error| failure("cannot go to the background", error))?;

@@ -115,9 +115,16 @@ const UDP_REQUEST_BYTES_MAX: usize = 1392;
 /// More is not worth sending one byte at a time.
 const DRIP_BYTES_MAX: usize = 3000;
 
-/// Commands that ask for counters, or change settings that outlive their connection.
+/// A number of `stats` that a reset does not set back.
+fn is_level(name: &str) -> bool {
+    !["cmd_", "get_", "delete_", "incr_", "decr_", "cas_", "touch_"]
+        .iter()
+        .any(|start| name.starts_with(start))
+}
+
+/// Commands that ask for statistics, or change settings that outlive their connection.
 fn names_an_instance(line: &[u8]) -> bool {
-    let words: [&[u8]; 3] = [b"stats", b"cache_memlimit", b"verbosity"];
+    let words: [&[u8]; 4] = [b"stats", b"cache_memlimit", b"verbosity", b"lru_crawler"];
     words.iter().any(|word| line.starts_with(word))
 }
 
@@ -127,16 +134,15 @@ impl Case {
         self.steps.iter().any(|step| matches!(step, Step::Time(_)))
     }
 
-    /// Can the case tell a server that was emptied from a new one?
+    /// Can the case tell a server that was emptied, and whose counters were reset, from a new one?
     pub fn sees_the_past(&self) -> bool {
-        self.moves_time()
-            || self.steps.iter().any(|step| match step {
-                Step::Stat { .. } => true,
-                Step::Send(pieces) => pieces
-                    .iter()
-                    .any(|piece| matches!(piece, Piece::Bytes(bytes) if names_an_instance(bytes))),
-                _ => false,
-            })
+        self.steps.iter().any(|step| match step {
+            Step::Stat { group, name, .. } => !group.is_empty() || is_level(name),
+            Step::Send(pieces) => {
+                pieces.iter().any(|piece| matches!(piece, Piece::Bytes(bytes) if names_an_instance(bytes)))
+            }
+            _ => false,
+        })
     }
 
     pub fn fits(&self, transport: Transport) -> bool {

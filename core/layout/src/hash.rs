@@ -82,7 +82,7 @@ pub fn hash(seed: Seed, key: &[u8]) -> u64 {
 
 /// Hashes a key of `key_bytes` bytes given as little-endian words (the form in which eBPF and the log hold it):
 /// the same value as [`hash`] of the bytes. Bytes past the key's end in its last word are ignored.
-#[inline]
+#[inline(always)]
 pub fn hash_words(seed: Seed, mut word_at: impl FnMut(usize) -> u64, key_bytes: usize) -> u64 {
     let key_bytes = if key_bytes > KEY_BYTES_MAX { KEY_BYTES_MAX } else { key_bytes };
     let mut state = State::new(seed);

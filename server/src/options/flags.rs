@@ -199,15 +199,15 @@ pub(super) static FLAGS: &[Flag] = &[
         'S',
         "enable-sasl",
         Nothing,
-        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names the file of\n\
-         users, with a line user:password for each",
+        "ask binary clients for a password (SASL PLAIN); MEMCACHED_SASL_PWDB names\n\
+         the file of users, with a line user:password for each",
     ),
     flag(
         Id::AuthFile,
         'Y',
         "auth-file",
         Value("file"),
-        "ask text clients for a password: lines user:password; read again on SIGHUP",
+        "ask text clients for a password: lines of user:password; read again on SIGHUP",
     ),
     flag(Id::DisableFlushAll, 'F', "disable-flush-all", Nothing, "refuse flush_all"),
     flag(Id::DisableDumping, 'X', "disable-dumping", Nothing, "refuse stats cachedump and stats detail"),
@@ -225,7 +225,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "extended",
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
-         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>;\n\
+         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>,\n\
+         lru_crawler, no_lru_crawler, no_modern, track_sizes,\n\
+         watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
          ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>,\n\
          ssl_verify_mode=<0: ask for no client certificate, 1: ask, 2 and 3: demand one>,\n\
          ssl_ca_cert=<file>, ssl_ciphers=<OpenSSL names>, ssl_session_cache,\n\

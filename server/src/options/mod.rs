@@ -374,8 +374,6 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
         options
             .notes
             .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
-    } else if any_flag && options.listen.is_empty() {
-        options.notes.push("listening on all addresses; -l chooses fewer".to_owned());
     } else if !any_flag {
         // Whoever starts it like this is new here, and would see nothing at all.
         options.notes.push("listening on loopback, port 11211, with 64 MB; -h lists the options".to_owned());
@@ -526,11 +524,9 @@ mod tests {
     }
 
     #[test]
-    fn any_option_without_l_is_all_addresses_and_says_so() {
-        let options = run("-m 128").unwrap();
-        assert!(options.listen.is_empty());
-        assert_eq!(options.notes.len(), 1);
-        assert!(run("-m 128 -l 127.0.0.1").unwrap().notes.is_empty());
+    fn any_option_without_l_is_all_addresses() {
+        assert!(run("-m 128").unwrap().listen.is_empty());
+        assert_eq!(run("-m 128 -l 127.0.0.1").unwrap().listen, [ListenAddress::host("127.0.0.1")]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `traffic`: clients of every bad habit, for a while; fails if one of them is ever answered wrongly.
+//! `traffic`: clients of every bad habit, for a while; fails if one of them is ever answered wrongly. And one good client,
+//! who only counts.
 //!
 //! Good clients store and fetch values that tell their own key; others send garbage datagrams, break off in the middle
 //! of values, ask and never read. The server may come and go meanwhile: what does not answer is asked again.
@@ -11,7 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: traffic ADDRESS SECONDS
-  clients of every bad habit against a server at ADDRESS, over UDP and TCP; fails on a wrong answer";
+  clients of every bad habit against a server at ADDRESS, over UDP and TCP; fails on a wrong answer
+       traffic count udp|tcp ADDRESS TIMES BYTES
+  gets a value of BYTES so many times, one after another; prints nanoseconds for each, which on a machine whose clock
+  counts instructions are instructions";
 const KEYS: u64 = 500;
 const VALUE_BYTES_MAX: u64 = 1200;
 /// After this long a good client asks again, or connects again.
@@ -27,9 +31,18 @@ struct Tally {
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [address, seconds] = &arguments[..] else {
-        eprintln!("{USAGE}");
-        return Ok(ExitCode::from(2));
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (address, seconds) = match words[..] {
+        ["count", transport, address, times, bytes] => {
+            let ns = count(transport, address.parse()?, times.parse()?, bytes.parse()?)?;
+            println!("{ns}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        [address, seconds] => (address, seconds),
+        _ => {
+            eprintln!("{USAGE}");
+            return Ok(ExitCode::from(2));
+        }
     };
     let address: SocketAddr = address.parse().context("ADDRESS is an IP address and a port")?;
     let ends = Instant::now() + Duration::from_secs(seconds.parse().context("SECONDS is a number")?);
@@ -155,7 +168,7 @@ fn client_socket(address: SocketAddr) -> Result<UdpSocket> {
 fn streams(address: SocketAddr, seed: u64, tally: &Tally) {
     let mut dice = Dice(seed);
     while tally.go_on() {
-        match TcpStream::connect(address) {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) => drop(converse(stream, &mut dice, tally)),
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
@@ -179,6 +192,56 @@ fn converse(stream: TcpStream, dice: &mut Dice, tally: &Tally) -> Result<()> {
     Ok(())
 }
 
+/// Sends a request and reads its reply; how long that is.
+type Ask = dyn FnMut(&[u8], &mut [u8]) -> std::io::Result<usize>;
+
+/// Nanoseconds for one `get` of a value of `bytes`, and its reply. The client does as little as it can: its own part is in
+/// the number.
+fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Result<u128> {
+    let value = "v".repeat(bytes);
+    let frame: &[u8] = if transport == "udp" { b"\0\x01\0\0\0\x01\0\0" } else { b"" };
+    let framed = |text: String| [frame, text.as_bytes()].concat();
+    let set = framed(format!("set counted 0 0 {bytes}\r\n{value}\r\n"));
+    let get = framed("get counted\r\n".to_owned());
+    let wanted = framed(format!("VALUE counted 0 {bytes}\r\n{value}\r\nEND\r\n"));
+    let mut ask: Box<Ask> = match transport {
+        "udp" => {
+            let socket = client_socket(address)?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            Box::new(move |request, reply| {
+                socket.send(request)?;
+                socket.recv(reply)
+            })
+        }
+        _ => {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            Box::new(move |request, reply| {
+                stream.write_all(request)?;
+                stream.read(reply)
+            })
+        }
+    };
+    let mut reply = [0; 4096];
+    let len = ask(&set, &mut reply)?;
+    ensure!(reply[..len] == framed("STORED\r\n".to_owned()), "a set was refused");
+    let mut started = Instant::now();
+    for round in 0..=times {
+        let len = ask(&get, &mut reply)?;
+        // The first round warms up, and is looked at; of the others, how long they are.
+        if round == 0 {
+            ensure!(
+                reply[..len] == wanted,
+                "a get was answered {:?}",
+                String::from_utf8_lossy(&reply[..len])
+            );
+            started = Instant::now();
+        }
+        ensure!(len == wanted.len(), "a reply of {len} bytes instead of {}", wanted.len());
+    }
+    Ok(started.elapsed().as_nanos() / u128::from(times.max(1)))
+}
+
 fn garbage(address: SocketAddr, tally: &Tally) {
     let Ok(socket) = client_socket(address) else { return };
     let mut dice = Dice(99);
@@ -200,7 +263,7 @@ fn garbage(address: SocketAddr, tally: &Tally) {
 fn broken(address: SocketAddr, tally: &Tally) {
     let mut dice = Dice(7);
     while tally.go_on() {
-        let Ok(mut stream) = TcpStream::connect(address) else {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         };

@@ -1,6 +1,6 @@
 //! What is tried in the virtual machine: each `module/vm/NAME.sh`, in a machine of its own.
 
-use super::machine::{Machine, TARGET};
+use super::machine::Machine;
 use super::{Built, missing, source};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, program, root, target_folder};
@@ -15,9 +15,10 @@ struct Scenario {
     installed: &'static [(&'static str, &'static str)],
     memory_mb: u32,
     seconds_max: u32,
+    counts_instructions: bool,
 }
 
-const SCENARIOS: [Scenario; 4] = [
+const SCENARIOS: [Scenario; 5] = [
     Scenario {
         name: "conformance",
         what: "the conformance suite over UDP and TCP",
@@ -25,6 +26,7 @@ const SCENARIOS: [Scenario; 4] = [
         installed: &[],
         memory_mb: 1024,
         seconds_max: 400,
+        counts_instructions: true,
     },
     Scenario {
         name: "life",
@@ -33,6 +35,7 @@ const SCENARIOS: [Scenario; 4] = [
         installed: &[],
         memory_mb: 768,
         seconds_max: 300,
+        counts_instructions: false,
     },
     Scenario {
         name: "clients",
@@ -41,6 +44,7 @@ const SCENARIOS: [Scenario; 4] = [
         installed: &[("memccapable", "libmemcached-tools")],
         memory_mb: 512,
         seconds_max: 120,
+        counts_instructions: false,
     },
     Scenario {
         name: "firewall",
@@ -49,6 +53,16 @@ const SCENARIOS: [Scenario; 4] = [
         installed: &[("nft", "nftables")],
         memory_mb: 512,
         seconds_max: 120,
+        counts_instructions: false,
+    },
+    Scenario {
+        name: "cost",
+        what: "instructions for a get, and memcached's",
+        modules: &[],
+        installed: &[("memcached", "memcached")],
+        memory_mb: 512,
+        seconds_max: 240,
+        counts_instructions: true,
     },
 ];
 
@@ -96,24 +110,15 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf]) -> Result<Stri
         programs: programs.iter().cloned().chain(installed).collect(),
         memory_mb: scenario.memory_mb,
         seconds_max: scenario.seconds_max,
+        counts_instructions: scenario.counts_instructions,
     };
     machine.run()
 }
 
-/// The clients that scenarios run, static.
+/// The clients that scenarios run.
 fn programs() -> Result<Vec<PathBuf>> {
     let mut build = cargo();
-    build.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "unbuckle-tests",
-        "--bins",
-        "--target",
-        TARGET,
-    ]);
-    captured(&mut build)?;
-    let folder = target_folder().join(TARGET).join("release");
+    captured(build.args(["build", "--quiet", "--release", "--package", "unbuckle-tests", "--bins"]))?;
+    let folder = target_folder().join("release");
     Ok(["conformance", "traffic"].iter().map(|name| folder.join(name)).collect())
 }

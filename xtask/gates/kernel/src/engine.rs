@@ -1,6 +1,6 @@
 //! The engine's entries.
 
-use unbuckle_engine::{Counters, Engine, Output, Served, Session, Settings};
+use unbuckle_engine::{Counters, Engine, Observer, Output, Served, Session, Settings};
 use unbuckle_store::Worker;
 
 #[unsafe(no_mangle)]
@@ -32,3 +32,8 @@ fn gate_engine_end(engine: &mut Engine<'_, '_>, session: &mut Session) { engine.
 
 #[unsafe(no_mangle)]
 fn gate_engine_maintain(engine: &mut Engine<'_, '_>) -> bool { engine.maintain() }
+
+#[unsafe(no_mangle)]
+fn gate_engine_observe<'s>(engine: &mut Engine<'s, '_>, observer: Option<&'s dyn Observer>) {
+    engine.observe(observer);
+}

@@ -2,7 +2,7 @@
 
 use unbuckle_layout::sync::AtomicU64;
 use unbuckle_store::{Adopted, Left, Life, Unreadable, left, pages_noted, unseal};
-use unbuckle_store::{Counts, Gauges, Options, Parts, Store, Unusable, Worker};
+use unbuckle_store::{Counts, Gauges, Item, Options, Parts, Store, Unusable, Walk, Worker};
 
 #[unsafe(no_mangle)]
 fn gate_store_new<'r>(parts: Parts<'r>, options: &Options) -> Result<Store<'r>, Unusable> { Store::new(parts, options) }
@@ -44,3 +44,12 @@ fn gate_store_life_set(store: &Store<'_>, life: &Life) { store.life_set(life); }
 
 #[unsafe(no_mangle)]
 fn gate_store_seal(store: &Store<'_>, now_s: u32, unix_s: u64) { store.seal(now_s, unix_s); }
+
+#[unsafe(no_mangle)]
+fn gate_worker_walk(worker: &mut Worker<'_, '_>, walk: &mut Walk, see: fn(&Item<'_>)) { worker.walk(walk, see); }
+
+#[unsafe(no_mangle)]
+fn gate_store_crawl(store: &Store<'_>) -> bool {
+    store.crawl_everything();
+    store.is_crawling()
+}
