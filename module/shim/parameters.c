@@ -9,6 +9,9 @@
 static unsigned int port = 11211;
 module_param(port, uint, 0444);
 MODULE_PARM_DESC(port, "port for TCP and UDP (default 11211)");
+static char *address = "";
+module_param(address, charp, 0444);
+MODULE_PARM_DESC(address, "the one address to listen on (default: all)");
 static bool tcp = true;
 module_param(tcp, bool, 0444);
 MODULE_PARM_DESC(tcp, "serve TCP (default on)");
@@ -210,5 +213,5 @@ int ub_parameters_read(struct ub_parameters *to)
 	};
 	to->core.tcp_workers = to->workers;
 	to->core.engines = nr_cpu_ids + to->workers;
-	return read_ranges(*udp_allow ? udp_allow : near, &to->core);
+	return ub_address_read(address, &to->address) ?: read_ranges(*udp_allow ? udp_allow : near, &to->core);
 }

@@ -10,6 +10,7 @@
 
 #include <linux/atomic.h>
 #include <linux/cache.h>
+#include <linux/in6.h>
 #include <linux/kernel.h>
 #include <linux/percpu.h>
 #include <linux/skbuff.h>
@@ -23,9 +24,22 @@
 
 struct nf_hook_state;
 
+/* address.c: where to listen. Family 0: on all addresses; an IPv4 address is kept in its mapped form. */
+struct ub_address {
+	int family;
+	struct in6_addr address;
+};
+int ub_address_read(const char *text, struct ub_address *to);
+/* Whether there is anything to listen on in this family. */
+bool ub_address_has(const struct ub_address *own, int family);
+int ub_address_bind(struct socket *socket, const struct ub_address *own, int family, unsigned int port);
+/* Why it could not be bound, for a message. */
+const char *ub_address_error(int error);
+
 /* What the module was loaded with: parameters.c. */
 struct ub_parameters {
 	unsigned int port;
+	struct ub_address address;
 	bool udp, tcp;
 	unsigned int workers;
 	unsigned int udp_workers;

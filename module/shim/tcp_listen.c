@@ -88,23 +88,15 @@ static void accept(struct work_struct *work)
 	queue_work(system_unbound_wq, &own->work);
 }
 
-static int bind_any(struct socket *socket, int family, unsigned int port)
+static int listen(struct listener *own, struct net *net, int family, const struct ub_parameters *parameters)
 {
-	struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(port) };
-	struct sockaddr_in6 any6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
-
-	sock_set_reuseaddr(socket->sk);
-	if (family == AF_INET)
-		return kernel_bind(socket, (struct sockaddr *)&any, sizeof(any));
-	socket->sk->sk_ipv6only = 1;
-	return kernel_bind(socket, (struct sockaddr *)&any6, sizeof(any6));
-}
-
-static int listen(struct listener *own, struct net *net, int family, unsigned int port)
-{
+	unsigned int port = parameters->port;
 	struct sock *sk;
-	int error = sock_create_kern(net, family, SOCK_STREAM, IPPROTO_TCP, &own->socket);
+	int error;
 
+	if (!ub_address_has(&parameters->address, family))
+		return 0;
+	error = sock_create_kern(net, family, SOCK_STREAM, IPPROTO_TCP, &own->socket);
 	if (error == -EAFNOSUPPORT && family == AF_INET6)
 		return 0;
 	if (error) {
@@ -112,7 +104,8 @@ static int listen(struct listener *own, struct net *net, int family, unsigned in
 		return error;
 	}
 	INIT_WORK(&own->work, accept);
-	error = bind_any(own->socket, family, port);
+	sock_set_reuseaddr(own->socket->sk);
+	error = ub_address_bind(own->socket, &parameters->address, family, port);
 	if (error)
 		goto failed;
 	sk = own->socket->sk;
@@ -130,7 +123,7 @@ static int listen(struct listener *own, struct net *net, int family, unsigned in
 		return 0;
 failed:
 	pr_err("cannot listen on TCP port %u (IPv%d): %s\n", port, family == AF_INET ? 4 : 6,
-	       error == -EADDRINUSE ? "it is in use" : "see the error that insmod reports");
+	       ub_address_error(error));
 	sock_release(own->socket);
 	own->socket = NULL;
 	return error;
@@ -198,9 +191,9 @@ int ub_tcp_start(struct net *net, const struct ub_parameters *parameters)
 	connections_max = parameters->core.connections_max;
 	idle_timeout_s = parameters->core.idle_timeout_s;
 	ub_tcp_connections_start(parameters);
-	error = listen(&listeners[0], net, AF_INET, parameters->port);
-	if (!error && IS_ENABLED(CONFIG_IPV6))
-		error = listen(&listeners[1], net, AF_INET6, parameters->port);
+	error = listen(&listeners[0], net, AF_INET, parameters);
+	if (!error)
+		error = listen(&listeners[1], net, AF_INET6, parameters);
 	if (error) {
 		ub_tcp_stop();
 		return error;

@@ -11,6 +11,7 @@
 #include <net/ip6_route.h>
 #include <net/ipv6.h>
 #include <net/route.h>
+#include <net/udp.h>
 #include "shim.h"
 
 /* The longest reply datagram: see rust/src/datagram.rs. */
@@ -75,10 +76,8 @@ static int send_ipv4(struct net *net, struct sk_buff *reply, const struct sk_buf
 		kfree_skb(reply);
 		return PTR_ERR(route);
 	}
-	udp->check = csum_tcpudp_magic(asked->daddr, asked->saddr, reply->len, IPPROTO_UDP,
-				       csum_partial(udp, reply->len, 0));
-	if (!udp->check)
-		udp->check = CSUM_MANGLED_0;
+	/* The device adds it up, or the stack does for it. */
+	udp_set_csum(false, reply, asked->daddr, asked->saddr, reply->len);
 	ip = skb_push(reply, sizeof(*ip));
 	skb_reset_network_header(reply);
 	*ip = (struct iphdr){
@@ -124,9 +123,7 @@ static int send_ipv6(struct net *net, struct sk_buff *reply, const struct sk_buf
 		kfree_skb(reply);
 		return error;
 	}
-	udp->check = csum_ipv6_magic(&asked->daddr, &asked->saddr, len, IPPROTO_UDP, csum_partial(udp, len, 0));
-	if (!udp->check)
-		udp->check = CSUM_MANGLED_0;
+	udp6_set_csum(false, reply, &asked->daddr, &asked->saddr, len);
 	ip = skb_push(reply, sizeof(*ip));
 	skb_reset_network_header(reply);
 	ip6_flow_hdr(ip, 0, 0);
@@ -156,13 +153,12 @@ static void send_all(struct net *net, struct sk_buff_head *queue, const struct s
 		unsigned int bytes = reply->len;
 		int error;
 
-		reply->ip_summed = CHECKSUM_NONE;
 		reply->priority = request->priority;
 		if (ip_hdr(request)->version == 4)
 			error = send_ipv4(net, reply, request);
 		else
 			error = send_ipv6(net, reply, request, interface);
-		if (net_xmit_eval(error) < 0 || error < 0) {
+		if (net_xmit_eval(error)) {
 			ub_count(udp_dropped_unsent);
 		} else {
 			ub_count(udp_replies);

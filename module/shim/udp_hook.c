@@ -21,6 +21,7 @@
 
 static __be16 port;
 static bool to_workers;
+static struct ub_address bound;
 
 static bool is_new_flow(const struct sk_buff *skb)
 {
@@ -69,6 +70,8 @@ static unsigned int hook_ipv4(void *unused, struct sk_buff *skb, const struct nf
 	const struct iphdr *ip = ip_hdr(skb);
 	unsigned int offset = sizeof(*ip);
 
+	if (bound.family && (bound.family != AF_INET || bound.address.s6_addr32[3] != ip->daddr))
+		return NF_ACCEPT;
 	if (ip->protocol != IPPROTO_UDP || ip->ihl * 4 != offset || ip_is_fragment(ip) ||
 	    ipv4_is_multicast(ip->daddr) || !is_request(skb, offset))
 		return NF_ACCEPT;
@@ -83,6 +86,8 @@ static unsigned int hook_ipv6(void *unused, struct sk_buff *skb, const struct nf
 	const struct ipv6hdr *ip = ipv6_hdr(skb);
 	unsigned int offset = sizeof(*ip);
 
+	if (bound.family && (bound.family != AF_INET6 || !ipv6_addr_equal(&bound.address, &ip->daddr)))
+		return NF_ACCEPT;
 	if (ip->nexthdr != IPPROTO_UDP || ipv6_addr_is_multicast(&ip->daddr) || !is_request(skb, offset))
 		return NF_ACCEPT;
 	if (!udp_hdr(skb)->check || nf_ip6_checksum(skb, state->hook, offset, IPPROTO_UDP))
@@ -104,6 +109,7 @@ static const struct nf_hook_ops hooks[] = {
 int ub_hook_start(struct net *net, const struct ub_parameters *parameters)
 {
 	port = htons(parameters->port);
+	bound = parameters->address;
 	to_workers = parameters->udp_workers > 0;
 	return nf_register_net_hooks(net, hooks, ARRAY_SIZE(hooks));
 }

@@ -75,32 +75,25 @@ static void work(struct work_struct *item)
 	queue_work(system_unbound_wq, &own->work);
 }
 
-static int bind_any(struct socket *socket, int family, unsigned int port)
+static int start(struct udp_socket *own, struct net *net, int family, const struct ub_parameters *parameters)
 {
-	struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(port) };
-	struct sockaddr_in6 any6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
-
-	if (family == AF_INET)
-		return kernel_bind(socket, (struct sockaddr *)&any, sizeof(any));
-	socket->sk->sk_ipv6only = 1;
-	return kernel_bind(socket, (struct sockaddr *)&any6, sizeof(any6));
-}
-
-static int start(struct udp_socket *own, struct net *net, int family, unsigned int port)
-{
+	unsigned int port = parameters->port;
 	struct sock *sk;
-	int error = sock_create_kern(net, family, SOCK_DGRAM, IPPROTO_UDP, &own->socket);
+	int error;
 
+	if (!ub_address_has(&parameters->address, family))
+		return 0;
+	error = sock_create_kern(net, family, SOCK_DGRAM, IPPROTO_UDP, &own->socket);
 	if (error == -EAFNOSUPPORT && family == AF_INET6)
 		return 0;
 	if (error) {
 		pr_err("cannot make a UDP socket: error %d\n", error);
 		return error;
 	}
-	error = bind_any(own->socket, family, port);
+	error = ub_address_bind(own->socket, &parameters->address, family, port);
 	if (error) {
 		pr_err("cannot bind UDP port %u (IPv%d): %s\n", port, family == AF_INET ? 4 : 6,
-		       error == -EADDRINUSE ? "it is in use" : "see the error that insmod reports");
+		       ub_address_error(error));
 		sock_release(own->socket);
 		own->socket = NULL;
 		return error;
@@ -133,10 +126,10 @@ static void stop(struct udp_socket *own)
 
 int ub_udp_sockets_start(struct net *net, const struct ub_parameters *parameters)
 {
-	int error = start(&sockets[0], net, AF_INET, parameters->port);
+	int error = start(&sockets[0], net, AF_INET, parameters);
 
-	if (!error && IS_ENABLED(CONFIG_IPV6))
-		error = start(&sockets[1], net, AF_INET6, parameters->port);
+	if (!error)
+		error = start(&sockets[1], net, AF_INET6, parameters);
 	if (error)
 		ub_udp_sockets_stop();
 	return error;

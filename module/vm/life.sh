@@ -19,6 +19,8 @@ refused 'item_size_max=' memory_mb=8 item_size_max=100000000
 refused 'routing=nowhere is not known' routing=nowhere
 refused 'udp_allow: 10.0.0.0/33 is not possible' udp_allow=10.0.0.0/33
 refused 'udp_allow: nobody is not possible' udp_allow=::1,nobody
+refused 'address=here is not possible' address=here
+refused 'cannot bind UDP port 11211 (IPv4): this host has no such address' address=203.0.113.7
 refused 'tcp=0 with udp=0' tcp=0 udp=0
 refused 'requests_per_turn=0' requests_per_turn=0
 nc -l -p 11211 127.0.0.1 >/dev/null 2>&1 &
@@ -43,11 +45,30 @@ for parameters in '' 'udp_workers=2' 'udp_workers=2 routing=key'; do
     rmmod unbuckle
 done
 
+# One address, and no other.
+insmod /unbuckle.ko memory_mb=8 item_size_max=65536 address=127.0.0.2
+traffic 127.0.0.2:11211 1 >/tmp/traffic || fail 'wrong answers at one address'
+grep -q ' 0 replies over UDP' /tmp/traffic && fail 'no replies at one address'
+traffic 127.0.0.1:11211 1 >/tmp/traffic
+grep -q ' 0 replies over UDP, 0 over TCP' /tmp/traffic || fail "another address is served: $(cat /tmp/traffic)"
+traffic '[::1]:11211' 1 >/tmp/traffic
+grep -q ' 0 replies over UDP, 0 over TCP' /tmp/traffic || fail "another family is served: $(cat /tmp/traffic)"
+rmmod unbuckle
+
 # Strangers are served at a rate, and get little more than they send.
 insmod /unbuckle.ko memory_mb=8 item_size_max=65536 udp_allow=192.0.2.0/24
 traffic 127.0.0.1:11211 2 >/tmp/traffic || fail "wrong answers for strangers: $(cat /tmp/traffic)"
 sed 's/^/stranger: /' /tmp/traffic
 grep -q '^STAT udp_dropped_size [1-9]' /proc/unbuckle || fail 'strangers get long replies'
+rmmod unbuckle
+
+# Who is silent for too long has to go.
+insmod /unbuckle.ko memory_mb=8 item_size_max=65536 idle_timeout=1
+sleep 60 | nc 127.0.0.1 11211 &
+until grep -q '^STAT curr_connections 1' /proc/unbuckle; do usleep 10000; done
+until grep -q '^STAT idle_kicks 1' /proc/unbuckle; do usleep 100000; done
+grep -q '^STAT curr_connections 0' /proc/unbuckle || usleep 200000
+grep -q '^STAT curr_connections 0' /proc/unbuckle || fail 'an idle client is still there'
 rmmod unbuckle
 
 # Over a wire between two namespaces.

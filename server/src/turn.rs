@@ -442,6 +442,7 @@ impl<'s, 'r> Server<'s, 'r> {
     }
 
     /// Sends the output buffer's first `written` bytes, and sets that back to 0. `Step::Read` when all are gone.
+    #[inline(always)] // grown by its way out to TLS, it would else become a call of its own
     fn send_written(&mut self, connection: &mut Connection<'_>, written: &mut usize) -> Step {
         let end = std::mem::take(written);
         if end == 0 {

@@ -1,5 +1,9 @@
-"""Drives a server by pymemcache through everything that the classic protocol offers. Usage: python FILE PORT."""
+"""Drives a server by pymemcache through everything that the classic protocol offers. Usage: python FILE PORT [CA].
 
+With the certificate of an authority, everything goes over TLS, and the server's certificate and name are verified.
+"""
+
+import ssl
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +12,7 @@ from pymemcache.client.hash import HashClient
 from pymemcache.exceptions import MemcacheClientError, MemcacheIllegalInputError, MemcacheServerError
 
 ADDRESS = ("127.0.0.1", int(sys.argv[1]))
+TLS = ssl.create_default_context(cafile=sys.argv[2]) if len(sys.argv) > 2 else None
 
 
 def storage(client):
@@ -102,7 +107,7 @@ def administration(client):
 
 
 def threads():
-    pool = PooledClient(ADDRESS, max_pool_size=8)
+    pool = PooledClient(ADDRESS, max_pool_size=8, tls_context=TLS)
 
     def work(worker):
         for number in range(300):
@@ -117,14 +122,14 @@ def threads():
 
 
 def hashed():
-    client = HashClient([ADDRESS], use_pooling=True)
+    client = HashClient([ADDRESS], use_pooling=True, tls_context=TLS)
     client.set_many({f"hashed-{number}": str(number) for number in range(100)})
     assert client.get("hashed-42") == b"42"
     client.close()
 
 
 def main():
-    client = Client(ADDRESS, default_noreply=False, timeout=20)
+    client = Client(ADDRESS, default_noreply=False, timeout=20, tls_context=TLS)
     for part in [storage, many, compare_and_swap, arithmetic, expiry, large_and_odd, administration]:
         part(client)
     client.quit()

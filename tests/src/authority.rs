@@ -1,7 +1,8 @@
 //! A throw-away certificate authority, made by the `openssl` command in a scratch folder.
 //!
-//! Every name below is a file `NAME.pem` with its key in `NAME.key`; the folder goes with the value. What is made here
-//! guards nothing: keys are fresh, readable and worth nothing.
+//! Every name below is a file `NAME.pem` with its key in `NAME.key`. The folder goes with the value, or, where the value
+//! lasts as long as the process, with the next one that is made. What is made here guards nothing: keys are fresh,
+//! readable and worth nothing.
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,9 @@ impl Authority {
     pub fn new() -> Result<Authority> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("unbuckle-ca-{}-{number}", std::process::id()));
+        let scratch = scratch();
+        sweep(&scratch);
+        let folder = scratch.join(format!("{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let authority = Authority { folder };
         authority.found("ca")?;
@@ -112,6 +115,24 @@ impl Authority {
 impl Drop for Authority {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn scratch() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    let folder = target.join("authorities");
+    std::path::absolute(&folder).unwrap_or(folder)
+}
+
+/// Removes what processes that have ended left behind.
+fn sweep(scratch: &Path) {
+    for entry in std::fs::read_dir(scratch).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.split('-').next());
+        if process.is_none_or(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod clients;
 mod compare;
+mod fastpath;
 mod gates;
 mod memcached_suite;
 mod module;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask TASK
   test [--no-skips]                 every test that this machine can run, and what it skipped
   gates                             the core has no reachable panic, float or allocation, and builds for BPF
+  fastpath build|verify             the programs for the kernel: builds what is committed, or proves that it is the same
   memcached-tests [--server PATH] [--source DIR] [--all] [FILE]...
                                     memcached's own t/*.t against a server
   clients [--server PATH] [--peer PATH] [--list] [NAME]...
@@ -28,6 +30,7 @@ fn main() -> Result<ExitCode> {
     let outcomes = match task.as_deref() {
         Some("test") => test::run(arguments)?,
         Some("gates") => gates::run(),
+        Some("fastpath") => fastpath::run(arguments)?,
         Some("memcached-tests") => memcached_suite::run(arguments)?,
         Some("clients") => clients::run(arguments)?,
         Some("module") => module::run(arguments)?,

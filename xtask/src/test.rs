@@ -2,7 +2,7 @@
 
 use crate::outcome::{Outcome, Verdict};
 use crate::run::{captured, captured_errors, cargo, root, shown, target_folder, unbuckle};
-use crate::{clients, gates, memcached_suite, module};
+use crate::{clients, fastpath, gates, memcached_suite, module};
 use anyhow::{Result, bail, ensure};
 use std::process::Command;
 
@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
         lints(),
         Outcome::new(
             "cargo test --workspace (with the conformance suite)",
-            shown(cargo().args(["test", "--workspace", "--quiet"])),
+            shown(&mut workspace_tests(no_skips)),
         ),
         loom(),
         shuttle(),
@@ -29,6 +29,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
     outcomes.extend(miri());
     outcomes.extend(gates::run());
     outcomes.extend(module::test(&[]));
+    outcomes.extend(fastpath::verify());
     match unbuckle() {
         Ok(server) => {
             outcomes.extend(clients::all(&server));
@@ -40,6 +41,16 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
         outcomes.iter_mut().for_each(forbid_skip);
     }
     Ok(outcomes)
+}
+
+/// Tests that load programs into the kernel skip where they may not, unless that is forbidden.
+fn workspace_tests(no_skips: bool) -> Command {
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--quiet"]);
+    if no_skips {
+        tests.env("UNBUCKLE_NO_SKIPS", "1");
+    }
+    tests
 }
 
 fn forbid_skip(outcome: &mut Outcome) {
@@ -126,15 +137,10 @@ struct Interpreted {
     flags: &'static str,
 }
 
-const MIRI: [Interpreted; 3] = [
+const MIRI: [Interpreted; 2] = [
     Interpreted {
         package: "unbuckle-layout",
-        tests: &["--lib", "--", "bytes::", "line::", "item::"],
-        flags: "-Zmiri-strict-provenance",
-    },
-    Interpreted {
-        package: "unbuckle-store",
-        tests: &["--lib", "--", "access::"],
+        tests: &["--lib", "--", "access::", "bytes::", "line::", "item::"],
         flags: "-Zmiri-strict-provenance",
     },
     // A megabyte of atomics makes the alias model too slow; everything in it may be changed through shared references,

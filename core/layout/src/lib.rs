@@ -7,6 +7,7 @@
 //! Unsafe code lives in one island, [`region`]: byte-wide access marks and cache prefetch.
 #![no_std]
 
+pub mod access;
 #[cfg(target_arch = "bpf")]
 mod bpf;
 pub mod bytes;

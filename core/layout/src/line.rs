@@ -94,10 +94,20 @@ impl Iterator for Slots {
         if self.0 == 0 {
             return None;
         }
-        let slot = (self.0.trailing_zeros() / 8) as usize;
+        let slot = lowest_byte(self.0);
         self.0 &= self.0 - 1;
         Some(slot & 7)
     }
+}
+
+/// The byte that holds the lowest set bit of `mask`, in which only the highest bit of each byte may be set, and one is.
+#[inline(always)]
+pub fn lowest_byte(mask: u64) -> usize {
+    if cfg!(target_arch = "bpf") {
+        // It cannot count zeroes: multiplying by a power of two moves the byte's number to the top.
+        return (((mask & mask.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56) as usize;
+    }
+    (mask.trailing_zeros() / 8) as usize
 }
 
 /// The bytes of `word` that are 0, exactly (the usual shorter form also reports some that follow a 0).

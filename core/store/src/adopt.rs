@@ -9,12 +9,12 @@
 //! What no check can find is a changed byte of a value: a record has no checksum. Whether the bytes can still be
 //! trusted (the same boot, or a sealed header) is for the door to decide, by [`left`].
 
-use crate::access::Access;
 use crate::chunks::{CHUNK_DATA_BYTES, LINKED};
 use crate::classes::Event;
 use crate::pages::{Page, Use};
 use crate::repair::offset_sum;
 use crate::{Options, Parts, Store, Unusable, Worker};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::index::CHOICES;
 use unbuckle_layout::item::{self, Head, option};
 use unbuckle_layout::line::{LINE_WORDS, Line};

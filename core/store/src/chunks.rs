@@ -453,7 +453,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
         let chain = store.chain_at(place.offset, &place.head);
         let pin = store.pin_chain(chain)?;
-        let access = crate::access::Access(place.line.mark(place.slot));
+        let access = unbuckle_layout::access::Access(place.line.mark(place.slot));
         let words = store.region.rest_of_page(place.offset);
         let value = read(&Item { words, head: place.head, access, now_s: self.now_s });
         self.leave_mark(place.line, place.slot, access, mark);

@@ -2,12 +2,12 @@
 //! renewing spill flags, giving memory back.
 
 use crate::Worker;
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
 use crate::pages::Page;
 use crate::read::Place;
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{self, Head};
 use unbuckle_layout::line::Line;
 use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};

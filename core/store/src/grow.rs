@@ -5,11 +5,11 @@
 //! with the old number either finds a version that changed or computes again.
 
 use crate::Worker;
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::insert::Arrival;
 use crate::pages::{RESERVE, Use};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::index::{CHOICES, LINES_MAX, LINES_MIN, Unit};
 use unbuckle_layout::item::Head;
 use unbuckle_layout::line::{Change, Line};

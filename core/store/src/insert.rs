@@ -1,12 +1,12 @@
 //! Finding a slot for a new entry: home, an alternate, or whatever a move by one step makes free (cuckoo hashing
 //! with three choices of eight slots). All lines of a key share a stripe, so one lock covers every step.
 
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::Staged;
 use crate::read::Place;
 use crate::{Key, Refused, Worker};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::index::CHOICES;
 use unbuckle_layout::item::Head;
 use unbuckle_layout::line::{Entry, Line};

@@ -10,7 +10,6 @@
 //! are for those who look on.
 #![no_std]
 
-mod access;
 mod adopt;
 mod chunks;
 mod classes;
@@ -37,8 +36,8 @@ pub use observe::{Missing, Observer};
 pub use pages::Page;
 pub use walk::Walk;
 
-use access::Access;
 use lock::{Guard, Lock};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::region::Region;
 use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};
@@ -244,7 +243,6 @@ impl<'r> Store<'r> {
             tick_code: Access::tick_code(2),
             rested_s: 2,
             stored_since: false,
-            credit_words: 0,
             key_scratch: Default::default(),
             observer: None,
         })
@@ -672,8 +670,6 @@ pub struct Worker<'s, 'r> {
     /// When spans were last looked at, and whether anything was stored since.
     rested_s: u32,
     stored_since: bool,
-    /// Words that this worker has evicted and not used up yet.
-    credit_words: u64,
     key_scratch: KeyScratch,
     /// Whom evictions are told to.
     observer: Option<&'s dyn Observer>,

@@ -2,10 +2,10 @@
 //!
 //! A store that nobody watches pays a test of a pointer for each eviction.
 
-use crate::access::Access;
 use crate::read::{Miss, Try};
 use crate::{Item, Key, Worker};
 use core::fmt::Debug;
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::Head;
 use unbuckle_layout::{KEY_BYTES_MAX, bytes};
 

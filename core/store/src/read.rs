@@ -1,12 +1,12 @@
 //! Looking a key up, without locks: read the line's version, the entry, the item; believe none of it until the version
 //! proves unchanged. A hit leaves a mark in the line; no locked instruction is executed.
 
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::Lane;
 use crate::pages::Use;
 use crate::{Item, Key, Mark, Store, Worker};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::line::{Line, State};
 use unbuckle_layout::{bytes, header, index};

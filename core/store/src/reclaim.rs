@@ -7,7 +7,6 @@
 //!
 //! Work comes in steps of a few records, paid for by the requests that take memory. One worker at a time evicts.
 
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
@@ -15,6 +14,7 @@ use crate::log::{Body, Lane, Need};
 use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
 use crate::{Refused, Store, Worker};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{self, Head};
 use unbuckle_layout::sync::{AtomicU32, Ordering};
 use unbuckle_layout::{bytes, index};
@@ -92,18 +92,17 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Called before a request stores a record of about `words` words: does its share of eviction while memory is short.
     #[inline]
     pub(crate) fn pace(&mut self, words: u32) {
-        if self.store.pool.free() <= RESERVE + PAGES_AHEAD && self.store.needs_a_page_soon() {
+        if self.store.pool.free() <= RESERVE + PAGES_AHEAD && self.store.eviction_is_behind() {
             self.pay(words);
         }
     }
 
     #[cold]
     fn pay(&mut self, words: u32) {
-        let words = u64::from(words);
-        if self.credit_words < words && !self.store.free_returned_chunks() {
-            let _ = self.reclaim(RECORDS_PER_REQUEST, 2 * words);
+        if !self.store.free_returned_chunks() {
+            // A little less than it takes, so that a record of the same size is enough.
+            let _ = self.reclaim(RECORDS_PER_REQUEST, u64::from(words - words / 8));
         }
-        self.credit_words = self.credit_words.saturating_sub(words);
     }
 
     /// Evicts until a page is free beyond the reserve.
@@ -165,8 +164,6 @@ impl<'s, 'r> Worker<'s, 'r> {
                 match self.decide(page, offset) {
                     Fate::Gone(words) => {
                         freed_words += words;
-                        // Twice as much goes as comes: what is spared has to be moved, too.
-                        self.credit_words += words / 2;
                     }
                     Fate::Moved(words) => {
                         state.moved_words.fetch_add(words, Ordering::Relaxed);
@@ -382,14 +379,17 @@ impl<'s, 'r> Worker<'s, 'r> {
 }
 
 impl Store<'_> {
-    /// There is something to evict, and a page that is being filled is half full. (Large values take hardly any log:
-    /// their memory is made free when it is taken.)
+    /// There is something to evict, and less of the page that is being emptied has been looked at than has been filled of
+    /// the newest: so one is empty when the other is full, and every request that stores pays a little. It is a head start
+    /// of an eighth, as what is spared has to be moved, too. (Large values take hardly any log: their memory is made free
+    /// when it is taken.)
     #[inline]
-    fn needs_a_page_soon(&self) -> bool {
+    fn eviction_is_behind(&self) -> bool {
         let [small, main] = &self.queues;
-        let half = self.region.page_words() / 2;
-        small.pages() + main.pages() > 2
-            && (small.newest_filled(self.pages) > half || main.newest_filled(self.pages) > half)
+        let filled = small.newest_filled(self.pages).max(main.newest_filled(self.pages));
+        let begun = self.reclaim.page.load(Ordering::Relaxed) != NONE;
+        let emptied = if begun { self.reclaim.at.load(Ordering::Relaxed) } else { 0 };
+        small.pages() + main.pages() > 2 && emptied < filled.saturating_add(filled / 8)
     }
 
     /// A closed page that is well worth compacting: under three quarters of it is live (without eviction: fifteen sixteenths).

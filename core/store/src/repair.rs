@@ -2,13 +2,13 @@
 //! pages when nothing but notes tells it.
 
 use crate::Store;
-use crate::access::Access;
 use crate::adopt::{Adoption, Proven};
 use crate::chunks::CHUNK_DATA_BYTES;
 use crate::classes::Event;
 use crate::crawl::Sweep;
 use crate::insert::Arrival;
 use crate::pages::{Page, Use};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::header;
 use unbuckle_layout::item::{self, Head, option};
 use unbuckle_layout::line::{LINE_WORDS, Line};

@@ -8,8 +8,8 @@
 //!
 //! One step holds one stripe's lock, for at most 64 items.
 
-use crate::access::Access;
 use crate::{Item, Worker};
+use unbuckle_layout::access::Access;
 use unbuckle_layout::item::Head;
 use unbuckle_layout::{header, index};
 

@@ -3,7 +3,6 @@
 //! What depends on the old value (append, incr, touch, …) reads it without a lock, stages the outcome, and commits on
 //! condition that the line has not changed since; otherwise it starts over.
 
-use crate::access::Access;
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::log::{Body, Lane, Need, Staged};
@@ -12,6 +11,7 @@ use crate::{
     Condition, Deleted, Expiry, Item, Key, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Store, Stored,
     Worker,
 };
+use unbuckle_layout::access::Access;
 use unbuckle_layout::header;
 use unbuckle_layout::item::{self, Head, option};
 use unbuckle_layout::line::State;

@@ -36,7 +36,7 @@ pub(crate) fn door_counts() -> DoorCounts {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn unbuckle_core_abi() -> u32 {
+pub(crate) extern "C" fn unbuckle_core_abi() -> u32 {
     ABI_VERSION
 }
 

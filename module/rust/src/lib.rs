@@ -14,11 +14,17 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 mod abi;
 mod admin;
 mod datagram;
 mod door;
 mod memory;
+#[cfg(not(test))]
 mod panic;
 mod policy;
 mod stream;
+#[cfg(test)]
+mod tests;

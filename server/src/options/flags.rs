@@ -225,8 +225,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "extended",
         Value("list"),
         "comma separated options of memcached; those that have an effect here:\n\
-         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>, lru_crawler,\n\
-         no_lru_crawler, no_modern, track_sizes, watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
+         maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>,\n\
+         lru_crawler, no_lru_crawler, no_modern, track_sizes,\n\
+         watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
          ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>,\n\
          ssl_verify_mode=<0: ask for no client certificate, 1: ask, 2 and 3: demand one>,\n\
          ssl_ca_cert=<file>, ssl_ciphers=<OpenSSL names>, ssl_session_cache,\n\

@@ -3,12 +3,15 @@
 //! A batch of replies is sealed as one record, or as records of 16 KiB, each sent before the next is sealed: what a slow
 //! reader leaves is at most one of them, as bytes that can go out and nothing else. Whatever such a connection has
 //! parked as output is sealed.
+//!
+//! What `turn.rs` calls is never inlined there: the plain way stays as short as if this were not here.
 
 use super::{Filled, INPUT_BYTES, Received, Server, Step};
 use crate::buffers::{Exhausted, Parked};
 use crate::connection::Connection;
 use crate::shared::DoorCounts;
 use crate::tls::session::{Fault, RECORD_BYTES, SEALED_BYTES, Session};
+use crate::watch::CloseReason;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::OwnedFd;
@@ -46,6 +49,7 @@ enum SealedSend {
 
 impl Server<'_, '_> {
     /// Reads behind the first `filled` bytes of the input buffer until there is something to serve.
+    #[inline(never)]
     pub(super) fn receive_sealed(
         &mut self,
         connection: &mut Connection<'_>,
@@ -63,6 +67,7 @@ impl Server<'_, '_> {
     fn receive_records(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
         let Some(session) = &mut connection.tls else { return Received::End };
         if session.has_ended() {
+            connection.close_reason = CloseReason::Normal;
             return Received::End;
         }
         let Some(plain) = self.input.get_mut(filled.bytes..) else { return Received::End };
@@ -74,7 +79,10 @@ impl Server<'_, '_> {
             return Received::End;
         }
         let got = match rustix::net::recv(&connection.socket, place, RecvFlags::empty()) {
-            Ok((0, _)) => return Received::End,
+            Ok((0, _)) => {
+                connection.close_reason = CloseReason::Normal;
+                return Received::End;
+            }
             Ok((got, _)) => got,
             Err(Errno::AGAIN) => {
                 connection.readable = false;
@@ -111,6 +119,18 @@ impl Server<'_, '_> {
         if opened.plain_bytes == 0 { Received::Nothing } else { Received::Bytes }
     }
 
+    /// Opens what has come and throws it away. False: the other side has gone.
+    pub(crate) fn discard_input_sealed(&mut self, connection: &mut Connection<'_>) -> bool {
+        while connection.readable {
+            match self.receive_sealed(connection, &mut Filled { bytes: 0, peeked: 0 }) {
+                Received::Bytes => {}
+                Received::Nothing | Received::Later => break,
+                Received::End => return false,
+            }
+        }
+        true
+    }
+
     /// Sends what TLS has to say, behind what is parked. False: that could not even be parked.
     fn send_control(&mut self, connection: &mut Connection<'_>) -> bool {
         let control = std::mem::take(&mut self.tls.control);
@@ -145,6 +165,7 @@ impl Server<'_, '_> {
     }
 
     /// As [`Server::send_written`], for the output buffer's first `end` bytes.
+    #[inline(never)]
     pub(super) fn send_written_sealed(&mut self, connection: &mut Connection<'_>, end: usize) -> Step {
         let Connection { socket, tls: Some(session), output, .. } = connection else { return Step::Close };
         let mut rest = Vec::new();
@@ -164,6 +185,7 @@ impl Server<'_, '_> {
     }
 
     /// As [`Server::send_long_reply`].
+    #[inline(never)]
     pub(super) fn send_long_reply_sealed(&mut self, connection: &mut Connection<'_>, reply: &[u8]) -> Step {
         let Connection { socket, tls: Some(session), output, .. } = connection else { return Step::Close };
         let mut rest = Vec::new();
@@ -177,6 +199,7 @@ impl Server<'_, '_> {
     }
 
     /// Seals `reply` behind `rest`, which the socket did not take.
+    #[inline(never)]
     pub(super) fn stall_behind_sealed(
         &mut self,
         connection: &mut Connection<'_>,

@@ -8,9 +8,9 @@ use crate::run::{captured, cargo, program, root, target_folder};
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 
-const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 const NAME: &str = "gate: the lookup for BPF";
-const COMPILER: &str = "/usr/bin/rustc";
+pub(crate) const COMPILER: &str = "/usr/bin/rustc";
 /// Its sources, where `-Zbuild-std` looks for them.
 const SOURCES: &str = "/usr/lib/rustlib/src/rust/library/core/src/lib.rs";
 
@@ -27,7 +27,7 @@ pub(crate) fn run() -> Vec<Outcome> {
     outcomes
 }
 
-fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     if !Path::new(COMPILER).exists() || !Path::new(SOURCES).exists() {
         return Some("apt-get install rustc-web rust-web-src".into());
     }

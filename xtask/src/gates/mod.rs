@@ -6,6 +6,9 @@ mod bpf;
 mod kernel;
 pub(crate) mod symbols;
 
+pub(crate) use bpf::{COMPILER as BPF_COMPILER, TARGET as BPF_TARGET, missing as bpf_missing};
+pub(crate) use symbols::undefined;
+
 use crate::outcome::Outcome;
 
 pub(crate) fn run() -> Vec<Outcome> {

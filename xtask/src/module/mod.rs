@@ -40,10 +40,12 @@ fn source() -> PathBuf {
 
 /// Build, then the scenarios whose names are given, or all.
 pub(crate) fn test(names: &[String]) -> Vec<Outcome> {
-    if let Some(enable) = missing(&machine::TOOLS).or_else(machine::missing_target) {
+    if let Some(enable) = missing(&machine::TOOLS) {
         return vec![Outcome::skipped("module: in a virtual machine", enable)];
     }
-    let (built, mut outcomes) = build();
+    let mut outcomes = vec![Outcome::new("module: its Rust half without a kernel", object::test())];
+    let (built, more) = build();
+    outcomes.extend(more);
     if let Some(built) = built {
         outcomes.extend(scenarios::run(&built, names));
     }

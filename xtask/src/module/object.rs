@@ -123,6 +123,14 @@ pub(crate) fn gates(object: &Path) -> Vec<Outcome> {
     ]
 }
 
+/// The same sources, for the machine at hand.
+pub(crate) fn test() -> Result<()> {
+    let mut test = cargo();
+    test.current_dir(source().join("rust")).args(["test", "--quiet", "--locked"]);
+    captured(test.arg("--target-dir").arg(folder().join("test")))?;
+    Ok(())
+}
+
 fn contents(object: &Path) -> Result<()> {
     let calls = Calls::of(object)?;
     let mut faults = Vec::new();

@@ -1,6 +1,6 @@
 //! What is tried in the virtual machine: each `module/vm/NAME.sh`, in a machine of its own.
 
-use super::machine::{Machine, TARGET};
+use super::machine::Machine;
 use super::{Built, missing, source};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, program, root, target_folder};
@@ -26,7 +26,7 @@ const SCENARIOS: [Scenario; 5] = [
         installed: &[],
         memory_mb: 1024,
         seconds_max: 400,
-        counts_instructions: false,
+        counts_instructions: true,
     },
     Scenario {
         name: "life",
@@ -115,20 +115,10 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf]) -> Result<Stri
     machine.run()
 }
 
-/// The clients that scenarios run, static.
+/// The clients that scenarios run.
 fn programs() -> Result<Vec<PathBuf>> {
     let mut build = cargo();
-    build.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "unbuckle-tests",
-        "--bins",
-        "--target",
-        TARGET,
-    ]);
-    captured(&mut build)?;
-    let folder = target_folder().join(TARGET).join("release");
+    captured(build.args(["build", "--quiet", "--release", "--package", "unbuckle-tests", "--bins"]))?;
+    let folder = target_folder().join("release");
     Ok(["conformance", "traffic"].iter().map(|name| folder.join(name)).collect())
 }

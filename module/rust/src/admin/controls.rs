@@ -118,7 +118,9 @@ pub(super) fn lru_crawler<'l>(core: &Core, mut arguments: impl Iterator<Item = &
         (Some(b"crawl"), Some(b"hash")) => b"ERROR an unknown error happened",
         (Some(b"crawl"), Some(classes)) if is_class_list(classes) => OK,
         (Some(b"crawl"), Some(_)) => b"BADCLASS invalid class id",
-        (Some(b"metadump" | b"mgdump"), Some(_)) => b"ERROR metadump not allowed",
+        (Some(b"metadump" | b"mgdump"), Some(_)) if arguments.next().is_none() => {
+            b"ERROR metadump not allowed"
+        }
         (Some(b"tocrawl"), Some(_)) => number(argument).map_or(BAD_FORMAT, |_| OK),
         (Some(b"sleep"), Some(_)) => match number(argument) {
             Some(0..=1_000_000) => OK,

@@ -15,11 +15,11 @@ const TICKS_KEPT: u32 = 16;
 
 /// An access mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Access(pub(crate) u8);
+pub struct Access(pub u8);
 
 impl Access {
     /// Of an item that nobody has asked for.
-    pub(crate) const NONE: Access = Access(0);
+    pub const NONE: Access = Access(0);
 
     #[inline(always)]
     fn tick(now_s: u32) -> u32 {
@@ -27,43 +27,43 @@ impl Access {
     }
 
     /// What "last used" is at this time. A worker keeps it: it changes once in 64 s.
-    pub(crate) fn tick_code(now_s: u32) -> u8 {
+    pub fn tick_code(now_s: u32) -> u8 {
         (Access::tick(now_s) % TICKS + 1) as u8
     }
 
     /// After one more use at a time with this code.
     #[inline(always)]
-    pub(crate) fn used(self, tick_code: u8) -> Access {
+    pub fn used(self, tick_code: u8) -> Access {
         let frequency = (self.frequency() + 1).min(FREQUENCY_MAX);
         Access(FETCHED | frequency << FREQUENCY_SHIFT | tick_code)
     }
 
     /// A new value in the same place: nobody has fetched it, but its key is as popular as before.
     #[inline(always)]
-    pub(crate) fn stored_over(self) -> Access {
+    pub fn stored_over(self) -> Access {
         Access(self.0 & !FETCHED)
     }
 
     /// After eviction has spared it once.
     #[inline(always)]
-    pub(crate) fn spared(self) -> Access {
+    pub fn spared(self) -> Access {
         let frequency = self.frequency().saturating_sub(1);
         Access((self.0 & !(FREQUENCY_MAX << FREQUENCY_SHIFT)) | frequency << FREQUENCY_SHIFT)
     }
 
     /// Moved into the main queue: it has to earn its stay there.
     #[inline(always)]
-    pub(crate) fn promoted(self) -> Access {
+    pub fn promoted(self) -> Access {
         Access(self.0 & !(FREQUENCY_MAX << FREQUENCY_SHIFT))
     }
 
     #[inline(always)]
-    pub(crate) fn frequency(self) -> u8 {
+    pub fn frequency(self) -> u8 {
         (self.0 >> FREQUENCY_SHIFT) & FREQUENCY_MAX
     }
 
     #[inline(always)]
-    pub(crate) fn fetched(self) -> bool {
+    pub fn fetched(self) -> bool {
         self.0 & FETCHED != 0
     }
 
@@ -76,7 +76,7 @@ impl Access {
 
     /// Seconds since the region was made at which the item was last used, to 64 s; the time of storing if never,
     /// and never before it. "Not lately" says only that it was a quarter of an hour ago or more.
-    pub(crate) fn accessed_s(self, stored_s: u32, now_s: u32) -> u32 {
+    pub fn accessed_s(self, stored_s: u32, now_s: u32) -> u32 {
         if !self.fetched() {
             return stored_s;
         }
@@ -89,7 +89,7 @@ impl Access {
     }
 
     /// The mark as a sweep leaves it: "when last used" forgotten when it is too old to tell.
-    pub(crate) fn aged(self, now_s: u32) -> Access {
+    pub fn aged(self, now_s: u32) -> Access {
         match self.age_ticks(now_s) {
             Some(ticks) if ticks >= TICKS_KEPT => Access(self.0 & !TICK_BITS),
             _ => self,

@@ -1,0 +1,114 @@
+//! The store's memory, in elements of a map: the same words as [`unbuckle_layout::region::Region`] gives, under bounds
+//! that the verifier sees.
+
+use crate::REGION;
+use crate::scratch::Scratch;
+use crate::verifier::{self, opaque};
+use unbuckle_fastpath_abi::{ELEMENT_BYTES_LOG2, flag};
+use unbuckle_layout::header;
+use unbuckle_layout::line::{LINE_WORDS, Line};
+use unbuckle_layout::sync::AtomicU64;
+
+/// log2 of the words in an element.
+const ELEMENT_WORDS_LOG2: u32 = ELEMENT_BYTES_LOG2 - 3;
+const ELEMENT_WORDS_MASK: u64 = (1 << ELEMENT_WORDS_LOG2) - 1;
+
+/// The element that holds a word, and the word's place in it.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    element: *mut u8,
+    word: u64,
+}
+
+/// The place of word `at` of the region; `None` beyond its end.
+#[inline(always)]
+pub(crate) fn place(at: u64) -> Option<Place> {
+    let element = REGION.get_ptr_mut((at >> ELEMENT_WORDS_LOG2) as u32)?;
+    Some(Place { element: element.cast(), word: at & ELEMENT_WORDS_MASK })
+}
+
+impl Place {
+    /// The word that is `ahead` words on; behind the element's end it begins again, which no record does.
+    #[inline(always)]
+    pub(crate) fn load(self, ahead: u64) -> u64 {
+        let word = opaque(self.word.wrapping_add(ahead)) & ELEMENT_WORDS_MASK;
+        // SAFETY: the masked word is inside the element.
+        unsafe { verifier::load8(self.element.wrapping_add((word << 3) as usize)) }
+    }
+
+    /// Writes one byte, `byte` bytes into the element.
+    #[inline(always)]
+    pub(crate) fn store_byte(self, byte: u64, value: u64) {
+        let byte = opaque(byte) & ((1 << ELEMENT_BYTES_LOG2) - 1);
+        // SAFETY: the masked byte is inside the element.
+        unsafe { verifier::store1(self.element.wrapping_add(byte as usize), value) }
+    }
+
+    /// The index line that begins here.
+    #[inline(always)]
+    fn line(self) -> Line<'static> {
+        let word = opaque(self.word) & ELEMENT_WORDS_MASK & !(LINE_WORDS as u64 - 1);
+        let line = self.element.wrapping_add((word << 3) as usize).cast::<[AtomicU64; LINE_WORDS]>();
+        // SAFETY: a multiple of 8 words inside the element has 8 words behind it; they are atomics, valid for all bits.
+        Line(unsafe { &*line })
+    }
+}
+
+/// What a lookup needs of the region's header.
+#[derive(Clone, Copy)]
+pub(crate) struct Header {
+    first: Place,
+    pub(crate) seed: [u64; 2],
+    pub(crate) lines: u64,
+    pub(crate) sweeps: u64,
+    page_words_log2: u64,
+}
+
+impl Header {
+    #[inline(always)]
+    pub(crate) fn read() -> Option<Header> {
+        let first = place(0)?;
+        if first.load(header::MAGIC_AT) != header::MAGIC {
+            return None;
+        }
+        let format = first.load(header::FORMAT);
+        if format & 0xffff_ffff != header::FORMAT_VERSION {
+            return None;
+        }
+        Some(Header {
+            first,
+            seed: [first.load(header::SEED), first.load(header::SEED + 1)],
+            lines: first.load(header::LINES),
+            sweeps: first.load(header::SWEEPS),
+            page_words_log2: ((format >> 32) - 3) & 31,
+        })
+    }
+
+    /// The stamp that live items are above, at second `now_s`.
+    #[inline(always)]
+    pub(crate) fn flushed(&self, now_s: u64) -> u64 {
+        let at = self.first.load(header::FLUSH_AT);
+        let flushed = self.first.load(header::FLUSHED);
+        let due = (at << unbuckle_layout::item::SEQUENCE_BITS).wrapping_sub(1);
+        if at != 0 && at <= now_s && due > flushed { due } else { flushed }
+    }
+
+    /// Index line number `number`, and its word offset in the region.
+    #[inline(always)]
+    pub(crate) fn line(&self, number: u64) -> Option<(Line<'static>, u64)> {
+        let lines_log2 = self.page_words_log2.wrapping_sub(3) & 31;
+        let page = self.first.load(header::DIRECTORY + (number >> lines_log2));
+        let in_page = number & ((1 << lines_log2) - 1);
+        let at = (page << self.page_words_log2).wrapping_add(in_page * LINE_WORDS as u64);
+        Some((place(at)?.line(), at))
+    }
+}
+
+/// Orders what was read before, against what is read next, on machines that would not.
+#[inline(always)]
+pub(crate) fn fence(scratch: &mut Scratch) {
+    if scratch.flags & flag::FENCES != 0 {
+        // SAFETY: an aligned word of this processor's map element.
+        unsafe { verifier::barrier(&raw mut scratch.fence) };
+    }
+}

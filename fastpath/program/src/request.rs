@@ -1,0 +1,420 @@
+//! Whose packets are answered: everything in front of the memcached request, checked as the network stack would check it
+//! on the packet's way to the server, and stricter where that is simpler.
+
+use crate::packet::Packet;
+use crate::reply::{checksum, fold};
+use crate::CONFIG;
+use crate::scratch::{Bytes, PAYLOAD, Scratch};
+use crate::serve::Pass;
+use crate::verifier::is_zero;
+use unbuckle_fastpath_abi::{
+    Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, PORTS_MAX, RANGES_MAX, Reason, local,
+};
+
+const ETHERNET_BYTES: u64 = 14;
+const IPV4_BYTES: u64 = 20;
+const IPV6_BYTES: u64 = 40;
+const UDP_BYTES: u64 = 8;
+const FRAME_BYTES: u64 = 8;
+/// `UDP`, as a protocol of IP.
+pub(crate) const UDP: u64 = 17;
+/// The shortest request: `mg a\n`, `get a\n`.
+const TEXT_BYTES_MIN: u64 = 5;
+/// Where the UDP header is, in the request's copy and in the reply.
+pub(crate) const UDP_AT: u64 = PAYLOAD - UDP_BYTES;
+/// Bytes of Ethernet padding, and what else may stand behind the datagram.
+const TRAILER_BYTES_MAX: u64 = 64;
+/// EtherTypes in network order.
+const IPV4_TYPE: u64 = 0x0008;
+const IPV6_TYPE: u64 = 0xdd86;
+
+/// The IP of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// Bytes in front of the UDP payload.
+    #[inline(always)]
+    pub(crate) const fn headers(self) -> u64 {
+        ETHERNET_BYTES + UDP_BYTES + self.ip_bytes()
+    }
+
+    #[inline(always)]
+    pub(crate) const fn ip_bytes(self) -> u64 {
+        match self {
+            Family::V4 => IPV4_BYTES,
+            Family::V6 => IPV6_BYTES,
+        }
+    }
+
+    /// Where the frame begins, in the request's copy and in the reply.
+    #[inline(always)]
+    pub(crate) const fn ethernet_at(self) -> u64 {
+        PAYLOAD - self.headers()
+    }
+
+    #[inline(always)]
+    pub(crate) const fn ip_at(self) -> u64 {
+        UDP_AT - self.ip_bytes()
+    }
+
+    /// Where the source address is; the destination follows it.
+    #[inline(always)]
+    pub(crate) const fn addresses_at(self) -> u64 {
+        match self {
+            Family::V4 => self.ip_at() + 12,
+            Family::V6 => self.ip_at() + 8,
+        }
+    }
+}
+
+/// How a request's UDP checksum was good, and so how the reply's is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checksum {
+    /// It has none (IPv4 only).
+    None,
+    Full,
+    /// The sum over the pseudo-header: whoever takes the packet out of the machine completes it.
+    Pending,
+}
+
+/// Reads a field that the daemon may be writing.
+macro_rules! setting {
+    ($config:expr, $($field:tt)+) => {
+        // SAFETY: the configuration is a map's element, valid for every bit pattern.
+        unsafe { core::ptr::read_volatile(&raw const (*$config).$($field)+) }
+    };
+}
+pub(crate) use setting;
+
+/// A first look, in the packet itself: UDP to one of our ports. It decides for nearly all traffic that is not ours, so
+/// that it costs a few instructions.
+#[inline(always)]
+pub(crate) fn family<P: Packet>(packet: P, config: *const Config) -> Option<Family> {
+    let (mut start, mut end) = packet.span();
+    let len = Family::V4.headers();
+    if start + len > end {
+        // Some drivers leave all of a packet in fragments.
+        if packet.len() < len || !packet.pull(len as u32) {
+            return None;
+        }
+        (start, end) = packet.span();
+        if start + len > end {
+            return None;
+        }
+    }
+    let (byte, pair) = (|at: u64| (start + at) as *const u8, |at: u64| (start + at) as *const u16);
+    // SAFETY: all of these are in the first 42 bytes, which are there.
+    let (kind, version, protocol4, protocol6) =
+        unsafe { (*pair(12), *byte(14), *byte(14 + 9), *byte(14 + 6)) };
+    if u64::from(kind) == IPV4_TYPE && version == 0x45 && u64::from(protocol4) == UDP {
+        // SAFETY: as above.
+        let port = unsafe { *pair(36) };
+        return is_served(port, config).then_some(Family::V4);
+    }
+    if u64::from(kind) == IPV6_TYPE && version >> 4 == 6 && u64::from(protocol6) == UDP {
+        let len = Family::V6.headers();
+        if start + len > end {
+            if packet.len() < len || !packet.pull(len as u32) {
+                return None;
+            }
+            (start, end) = packet.span();
+            if start + len > end {
+                return None;
+            }
+        }
+        // SAFETY: the first 62 bytes are there.
+        let port = unsafe { *((start + 56) as *const u16) };
+        return is_served(port, config).then_some(Family::V6);
+    }
+    None
+}
+
+/// Whether it is a port of one of the server's sockets.
+#[inline(always)]
+fn is_served(port: u16, config: *const Config) -> bool {
+    // SAFETY: a field of the configuration.
+    port != 0 && ports_have(unsafe { &raw const (*config).ports }, port) != 0
+}
+
+/// Copies the packet's bytes to `frame`; its length.
+#[inline(always)]
+pub(crate) fn copy<P: Packet>(packet: P, family: Family, frame: Bytes) -> Result<u64, Reason> {
+    let len = packet.len();
+    let most = family.headers() + DATAGRAM_BYTES_MAX as u64 + TRAILER_BYTES_MAX;
+    if len < family.headers() + FRAME_BYTES + TEXT_BYTES_MIN || len > most {
+        return Err(Reason::Size);
+    }
+    let bounded = crate::verifier::opaque(len) & 0x7ff;
+    if bounded == 0 {
+        return Err(Reason::Size);
+    }
+    // SAFETY: from any constant position below 64 on, the buffer has 2,048 bytes.
+    if unsafe { packet.load(frame.from(family.ethernet_at()), bounded as u32) } {
+        Ok(len)
+    } else {
+        Err(Reason::Internal)
+    }
+}
+
+/// The interface's entry in the configuration.
+#[inline(always)]
+fn interface(config: *const Config, index: u32) -> Option<*const Interface> {
+    for at in 0..INTERFACES_MAX {
+        if setting!(config, interfaces[at].index) == index {
+            // SAFETY: a field of the configuration.
+            return Some(unsafe { &raw const (*config).interfaces[at] });
+        }
+    }
+    None
+}
+
+/// A big-endian pair of bytes.
+#[inline(always)]
+fn be16(frame: Bytes, at: u64) -> u64 {
+    u64::from((frame.load2(at) as u16).swap_bytes())
+}
+
+/// Checks everything up to the UDP checksum. `len` is the frame's length. The position behind the datagram, and how its
+/// checksum is good.
+#[inline(always)]
+pub(crate) fn check<P: Packet>(
+    packet: P,
+    family: Family,
+    frame: Bytes,
+    len: u64,
+    config: *const Config,
+) -> Result<(u64, Checksum), Pass> {
+    let ethernet = family.ethernet_at();
+    let index = packet.interface();
+    let Some(interface) = interface(config, index) else { return Err(Reason::Foreign.into()) };
+    packet.is_ours(interface, frame.load4(ethernet) | frame.load2(ethernet + 4) << 32)?;
+    if frame.load1(ethernet + 6) & 1 != 0 {
+        return Err(Reason::Source.into());
+    }
+    let udp_bytes = be16(frame, UDP_AT + 4);
+    let ip_bytes = match family {
+        Family::V4 => ipv4(frame)?,
+        Family::V6 => ipv6(frame)?,
+    };
+    if udp_bytes + family.ip_bytes() != ip_bytes || ip_bytes + ETHERNET_BYTES > len {
+        return Err(Reason::Network.into());
+    }
+    if udp_bytes < UDP_BYTES + FRAME_BYTES + TEXT_BYTES_MIN
+        || udp_bytes > UDP_BYTES + DATAGRAM_BYTES_MAX as u64
+    {
+        return Err(Reason::Size.into());
+    }
+    addresses(family, u64::from(setting!(interface, flags) & local::LOOPBACK), index)?;
+    // A reply to one of our own ports would be a request, and so on for ever.
+    let from = frame.load2(UDP_AT) as u16;
+    if from == 0 || is_served(from, config) {
+        return Err(Reason::Source.into());
+    }
+    let end = UDP_AT + udp_bytes;
+    Ok((end, transport::<P>(family, frame, udp_bytes)?))
+}
+
+/// Length of the whole IPv4 packet.
+#[inline(always)]
+fn ipv4(frame: Bytes) -> Result<u64, Reason> {
+    const DO_NOT_FRAGMENT: u64 = 0x4000;
+    let at = Family::V4.ip_at();
+    let word = |index: u64| frame.load4(at + 4 * index);
+    let sum = word(0) + word(1) + word(2) + word(3) + word(4);
+    let fragment = be16(frame, at + 6) & !DO_NOT_FRAGMENT;
+    let plain = frame.load1(at) == 0x45 && frame.load1(at + 9) == UDP && fragment == 0;
+    if plain && fold(sum) == 0xffff { Ok(be16(frame, at + 2)) } else { Err(Reason::Network) }
+}
+
+/// Length of the whole IPv6 packet.
+#[inline(always)]
+fn ipv6(frame: Bytes) -> Result<u64, Reason> {
+    let at = Family::V6.ip_at();
+    let plain = frame.load1(at) >> 4 == 6 && frame.load1(at + 6) == UDP;
+    if plain { Ok(be16(frame, at + 4) + IPV6_BYTES) } else { Err(Reason::Network) }
+}
+
+/// 1 if the port is among these, else 0.
+#[inline(always)]
+fn ports_have(ports: *const [u16; PORTS_MAX], port: u16) -> u64 {
+    let mut found = 0;
+    for at in 0..PORTS_MAX {
+        // SAFETY: a field of the configuration.
+        found |= is_zero(u64::from(unsafe { core::ptr::read_volatile(&raw const (*ports)[at]) } ^ port));
+    }
+    found
+}
+
+/// What a step says that went well.
+const GOOD: u64 = u64::MAX;
+
+/// The addresses of a packet, by a function that the verifier looks at apart.
+#[inline(always)]
+fn addresses(family: Family, loopback: u64, interface: u32) -> Result<(), Pass> {
+    let outcome = match family {
+        Family::V4 => unbuckle_addresses4(loopback),
+        Family::V6 => unbuckle_addresses6(loopback, u64::from(interface)),
+    };
+    if outcome == GOOD { Ok(()) } else { Err(Pass(outcome)) }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_addresses4(loopback: u64) -> u64 {
+    let (Some(scratch), Some(config)) = (Scratch::current(), CONFIG.get_ptr(0)) else {
+        return Reason::Internal as u64;
+    };
+    match addresses4(scratch.frame.bytes(), config, loopback) {
+        Ok(()) => GOOD,
+        Err(reason) => reason as u64,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_addresses6(loopback: u64, interface: u64) -> u64 {
+    let (Some(scratch), Some(config)) = (Scratch::current(), CONFIG.get_ptr(0)) else {
+        return Reason::Internal as u64;
+    };
+    match addresses6(scratch.frame.bytes(), config, loopback, interface) {
+        Ok(()) => GOOD,
+        Err(reason) => reason as u64,
+    }
+}
+
+#[inline(always)]
+fn addresses4(frame: Bytes, config: *const Config, loopback: u64) -> Result<(), Reason> {
+    let at = Family::V4.addresses_at();
+    let (source, destination) = (frame.load4(at) as u32, frame.load4(at + 4) as u32);
+    let port = frame.load2(UDP_AT + 2) as u16;
+    let first = source & 0xff; // of the address's bytes
+    if first == 0 || first >= 224 {
+        return Err(Reason::Source);
+    }
+    let mut source_is_ours = is_zero(u64::from(first ^ 127));
+    let mut served = 0;
+    let count = setting!(config, locals4_count);
+    let mut entry = 0;
+    while entry < LOCALS_MAX {
+        if entry as u32 >= count {
+            break;
+        }
+        let address = setting!(config, locals4[entry].address);
+        source_is_ours |= is_zero(u64::from(address ^ source));
+        // SAFETY: a field of the configuration.
+        let ports = unsafe { &raw const (*config).locals4[entry].ports };
+        let flags = u64::from(setting!(config, locals4[entry].flags));
+        let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
+        served |= is_zero(u64::from(address ^ destination)) & here & ports_have(ports, port);
+        entry += 1;
+    }
+    if served == 0 {
+        return Err(Reason::Foreign);
+    }
+    if source_is_ours != loopback {
+        return Err(Reason::Source);
+    }
+    let count = setting!(config, ranges4_count);
+    let mut range = 0;
+    while range < RANGES_MAX {
+        if range as u32 >= count {
+            break;
+        }
+        if source & setting!(config, ranges4[range].mask) == setting!(config, ranges4[range].bits) {
+            return Ok(());
+        }
+        range += 1;
+    }
+    Err(Reason::Policy)
+}
+
+#[inline(always)]
+fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) -> Result<(), Reason> {
+    const LOOPBACK_LOW: u64 = 1 << 56;
+    const MAPPED: u64 = 0xffff_0000;
+    let at = Family::V6.addresses_at();
+    let source = [frame.load8(at), frame.load8(at + 8)];
+    let destination = [frame.load8(at + 16), frame.load8(at + 24)];
+    let port = frame.load2(UDP_AT + 2) as u16;
+    // Multicast; the unspecified address and what has IPv4 inside.
+    if source[0] & 0xff == 0xff || source[0] == 0 && (source[1] == 0 || source[1] & 0xffff_ffff == MAPPED) {
+        return Err(Reason::Source);
+    }
+    let mut source_is_ours = is_zero(source[0] | source[1] ^ LOOPBACK_LOW);
+    let mut served = 0;
+    let count = setting!(config, locals6_count);
+    let mut entry = 0;
+    while entry < LOCALS_MAX {
+        if entry as u32 >= count {
+            break;
+        }
+        let address = [setting!(config, locals6[entry].address[0]), setting!(config, locals6[entry].address[1])];
+        source_is_ours |= is_zero((address[0] ^ source[0]) | (address[1] ^ source[1]));
+        // SAFETY: a field of the configuration.
+        let ports = unsafe { &raw const (*config).locals6[entry].ports };
+        let flags = u64::from(setting!(config, locals6[entry].flags));
+        let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
+        let good_on = u64::from(setting!(config, locals6[entry].interface));
+        let bound = is_zero(flags & u64::from(local::BOUND)) | is_zero(good_on ^ index);
+        let same = is_zero((address[0] ^ destination[0]) | (address[1] ^ destination[1]));
+        served |= same & here & bound & ports_have(ports, port);
+        entry += 1;
+    }
+    if served == 0 {
+        return Err(Reason::Foreign);
+    }
+    if source_is_ours != loopback {
+        return Err(Reason::Source);
+    }
+    let count = setting!(config, ranges6_count);
+    let mut range = 0;
+    while range < RANGES_MAX {
+        if range as u32 >= count {
+            break;
+        }
+        let part = |half: usize| {
+            source[half] & setting!(config, ranges6[range].mask[half]) ^ setting!(config, ranges6[range].bits[half])
+        };
+        if part(0) | part(1) == 0 {
+            return Ok(());
+        }
+        range += 1;
+    }
+    Err(Reason::Policy)
+}
+
+/// The sum over the pseudo-header that UDP's checksum includes.
+#[inline(always)]
+pub(crate) fn pseudo_header(family: Family, bytes: Bytes, udp_bytes: u64) -> u64 {
+    let at = family.addresses_at();
+    let word = |index: u64| bytes.load4(at + 4 * index);
+    let addresses = match family {
+        Family::V4 => word(0) + word(1),
+        Family::V6 => {
+            word(0) + word(1) + word(2) + word(3) + word(4) + word(5) + word(6) + word(7)
+        }
+    };
+    // In network order, like the addresses.
+    addresses + u64::from((udp_bytes as u16).swap_bytes()) + (UDP << 8)
+}
+
+#[inline(always)]
+fn transport<P: Packet>(family: Family, frame: Bytes, udp_bytes: u64) -> Result<Checksum, Reason> {
+    let told = frame.load2(UDP_AT + 6);
+    if told == 0 {
+        return if family == Family::V4 { Ok(Checksum::None) } else { Err(Reason::Transport) };
+    }
+    let pseudo = pseudo_header(family, frame, udp_bytes);
+    let verifies = fold(pseudo + checksum(frame, udp_bytes)) == 0xffff;
+    let pending = P::CHECKSUM_PENDING && told == fold(pseudo);
+    match (verifies, pending) {
+        (true, false) => Ok(Checksum::Full),
+        (false, true) => Ok(Checksum::Pending),
+        // If both hold, there is no telling which reply would be right: once in 65,536.
+        _ => Err(Reason::Transport),
+    }
+}

@@ -1,0 +1,159 @@
+//! What the kernel says of this host: interfaces, addresses, VLANs. An island of unsafe code, for `getifaddrs`.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An address of this host, or one that nobody may have (a broadcast address).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) address: IpAddr,
+    pub(crate) interface: u32,
+    pub(crate) broadcast: bool,
+}
+
+/// An interface, as far as programs are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) index: u32,
+    pub(crate) mac: [u8; 6],
+    pub(crate) loopback: bool,
+    /// VLANs that end at it.
+    pub(crate) vlans: Vec<u16>,
+}
+
+/// One line of the kernel's list: an interface by name, its flags, and one thing that it has.
+struct Entry {
+    name: String,
+    flags: u32,
+    has: Has,
+}
+
+enum Has {
+    Address(IpAddr, Option<IpAddr>),
+    Link { index: u32, mac: [u8; 6] },
+}
+
+/// Everything about interfaces in the network namespace of this thread.
+fn entries() -> io::Result<Vec<Entry>> {
+    let mut list = std::ptr::null_mut();
+    // SAFETY: `list` is where the call may write its result.
+    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut entries = Vec::new();
+    let mut next = list;
+    while !next.is_null() {
+        // SAFETY: an entry of the list, valid until freeifaddrs below.
+        let entry = unsafe { &*next };
+        next = entry.ifa_next;
+        // SAFETY: names are C strings that live as long as the list.
+        let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
+        let has_broadcast = entry.ifa_flags & libc::IFF_BROADCAST as u32 != 0;
+        let broadcast = if has_broadcast { ip(entry.ifa_ifu) } else { None };
+        let has = ip(entry.ifa_addr).map(|own| Has::Address(own, broadcast)).or_else(|| link(entry.ifa_addr));
+        entries.extend(has.map(|has| Entry { name, flags: entry.ifa_flags, has }));
+    }
+    // SAFETY: what getifaddrs gave, once.
+    unsafe { libc::freeifaddrs(list) };
+    Ok(entries)
+}
+
+fn family(address: *const libc::sockaddr) -> Option<i32> {
+    // SAFETY: not null, so it is a socket address, of which every kind begins with its family.
+    (!address.is_null()).then(|| i32::from(unsafe { (*address).sa_family }))
+}
+
+fn ip(address: *const libc::sockaddr) -> Option<IpAddr> {
+    match family(address)? {
+        libc::AF_INET => {
+            // SAFETY: of this family.
+            let address = unsafe { std::ptr::read_unaligned(address.cast::<libc::sockaddr_in>()) };
+            Some(Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: of this family.
+            let address = unsafe { std::ptr::read_unaligned(address.cast::<libc::sockaddr_in6>()) };
+            Some(Ipv6Addr::from(address.sin6_addr.s6_addr).into())
+        }
+        _ => None,
+    }
+}
+
+fn link(address: *const libc::sockaddr) -> Option<Has> {
+    if family(address)? != libc::AF_PACKET {
+        return None;
+    }
+    // SAFETY: of this family.
+    let link = unsafe { std::ptr::read_unaligned(address.cast::<libc::sockaddr_ll>()) };
+    let [a, b, c, d, e, f, ..] = link.sll_addr;
+    Some(Has::Link { index: u32::try_from(link.sll_ifindex).ok()?, mac: [a, b, c, d, e, f] })
+}
+
+fn index_of(entries: &[Entry], name: &str) -> u32 {
+    let index = |entry: &Entry| match entry.has {
+        Has::Link { index, .. } if entry.name == name => Some(index),
+        _ => None,
+    };
+    entries.iter().find_map(index).unwrap_or(0)
+}
+
+/// All addresses in this network namespace.
+pub(crate) fn addresses() -> io::Result<Vec<Address>> {
+    let entries = entries()?;
+    let mut addresses = Vec::new();
+    for entry in &entries {
+        // An address may have a label of its own behind its interface's name.
+        let interface = index_of(&entries, entry.name.split(':').next().unwrap_or_default());
+        if let Has::Address(address, broadcast) = entry.has {
+            addresses.push(Address { address, interface, broadcast: false });
+            addresses.extend(broadcast.map(|address| Address { address, interface, broadcast: true }));
+        }
+    }
+    Ok(addresses)
+}
+
+/// What there is to know of the interface with this name.
+pub(crate) fn facts(name: &str) -> io::Result<Facts> {
+    let entries = entries()?;
+    let link = entries.iter().find_map(|entry| match entry.has {
+        Has::Link { index, mac } if entry.name == name => Some((index, mac, entry.flags)),
+        _ => None,
+    });
+    let Some((index, mac, flags)) = link else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such interface"));
+    };
+    let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
+    Ok(Facts { index, mac, loopback, vlans: vlans(&entries, name, mac) })
+}
+
+/// VLANs on top of the interface, in this namespace, under the same MAC address. None when nobody has asked for any.
+fn vlans(entries: &[Entry], name: &str, mac: [u8; 6]) -> Vec<u16> {
+    // "eth0.7 | 7 | eth0"
+    let table = std::fs::read_to_string("/proc/thread-self/net/vlan/config").unwrap_or_default();
+    let of_line = |line: &str| {
+        let mut fields = line.split('|').map(str::trim);
+        let (vlan, id, parent) = (fields.next()?, fields.next()?, fields.next()?);
+        let same_mac = |entry: &Entry| {
+            entry.name == vlan && matches!(entry.has, Has::Link { mac: own, .. } if own == mac)
+        };
+        if parent == name && entries.iter().any(same_mac) { id.parse().ok() } else { None }
+    };
+    table.lines().filter_map(of_line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known() {
+        let facts = facts("lo").unwrap();
+        assert!(facts.loopback && facts.index != 0 && facts.mac == [0; 6]);
+        assert!(super::facts("no such one").is_err());
+        let addresses = addresses().unwrap();
+        assert!(addresses.iter().any(|own| own.address == IpAddr::from([127, 0, 0, 1]) && !own.broadcast));
+    }
+}
