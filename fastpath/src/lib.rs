@@ -19,10 +19,12 @@
 mod interface;
 mod loader;
 mod maps;
+mod pinned;
 mod settings;
 
 pub use loader::{Error, Hook, Loader, Program, unpin};
 pub use maps::Maps;
+pub use pinned::{Pinned, attached};
 pub use settings::{Coverage, Range, Settings};
 pub use unbuckle_fastpath_abi::{Counters, Reason};
 

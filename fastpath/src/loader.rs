@@ -13,7 +13,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use unbuckle_fastpath_abi::{ELEMENT_BYTES, INTERFACES_MAX, VERSION, name};
+use unbuckle_fastpath_abi::{Config, ELEMENT_BYTES, INTERFACES_MAX, VERSION, name};
 
 /// Why there is no fast path.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    fn name(self) -> &'static str {
+    /// As in a pinned link's name.
+    pub fn name(self) -> &'static str {
         match self {
             Hook::Tcx => "tcx",
             Hook::Xdp => "xdp",
@@ -74,6 +75,10 @@ pub struct Loader {
     ebpf: Ebpf,
     maps: Maps,
     interfaces: Vec<Facts>,
+    /// What the programs have been told, but for what changes while they run.
+    told: Option<Box<Config>>,
+    /// Names of the pinned links that are in use.
+    links: Vec<String>,
     pin: Option<PinFolder>,
 }
 
@@ -85,7 +90,7 @@ struct PinFolder {
 }
 
 /// Takes the folder's lock.
-fn lock(path: &Path) -> Result<File, Error> {
+pub(crate) fn lock(path: &Path) -> Result<File, Error> {
     let refused = |source| Error::Folder { folder: path.to_owned(), source };
     let folder = File::open(path).map_err(refused)?;
     match folder.try_lock() {
@@ -143,7 +148,7 @@ impl Loader {
         let maps =
             Maps::map(region.fd().as_fd(), elements as usize, config.as_fd(), counters.as_fd(), processors)
                 .map_err(Error::Memory)?;
-        Ok(Loader { ebpf, maps, interfaces: Vec::new(), pin })
+        Ok(Loader { ebpf, maps, interfaces: Vec::new(), told: None, links: Vec::new(), pin })
     }
 
     /// Attaches the program for `hook` to an interface, after whatever is attached there already. A link that is pinned is
@@ -155,7 +160,8 @@ impl Loader {
         if !known && self.interfaces.len() == INTERFACES_MAX {
             return Err(Error::Interfaces);
         }
-        let pin = self.pin.as_ref().map(|pin| pin.path.join(format!("{}-{interface}", hook.name())));
+        let link = format!("{}-{interface}", hook.name());
+        let pin = self.pin.as_ref().map(|pin| pin.path.join(&link));
         self.load(hook)?;
         match hook {
             Hook::Tcx => attach_tcx(self.tcx()?, interface, pin.as_deref())?,
@@ -164,6 +170,7 @@ impl Loader {
         if !known {
             self.interfaces.push(facts);
         }
+        self.links.push(link);
         Ok(())
     }
 
@@ -208,7 +215,39 @@ impl Loader {
         self.maps.config_set(&config);
         self.maps.heartbeat(now_ns);
         self.maps.enable(true);
+        self.told = Some(Box::new(config));
         Ok(coverage)
+    }
+
+    /// Configures again if this host's addresses have changed.
+    pub fn refresh(&mut self, settings: &Settings, now_ns: u64) -> Result<(), Error> {
+        let refused = |source| Error::Interface { interface: "addresses".to_owned(), source };
+        let addresses = interface::addresses().map_err(refused)?;
+        let (config, _) = settings.config(&addresses, &self.interfaces);
+        let same = |told: &Config| Config { second_zero_ns: config.second_zero_ns, ..*told } == config;
+        if self.told.as_deref().is_some_and(same) {
+            return Ok(());
+        }
+        self.configure(settings, now_ns).map(|_| ())
+    }
+
+    /// Detaches the programs that are pinned and that [`Loader::attach`] has not been called for.
+    pub fn detach_others(&self) -> Result<(), Error> {
+        let Some(pin) = &self.pin else { return Ok(()) };
+        let refused = |source| Error::Folder { folder: pin.path.clone(), source };
+        for entry in std::fs::read_dir(&pin.path).map_err(refused)? {
+            let entry = entry.map_err(refused)?;
+            let name = entry.file_name();
+            let is_link = [Hook::Tcx, Hook::Xdp].iter().any(|hook| {
+                name.to_str().is_some_and(|name| {
+                    name.starts_with(hook.name()) && !self.links.iter().any(|link| link == name)
+                })
+            });
+            if is_link {
+                std::fs::remove_file(entry.path()).map_err(refused)?;
+            }
+        }
+        Ok(())
     }
 
     /// From now on the programs pass everything, until the next [`Loader::configure`].
@@ -241,12 +280,19 @@ fn pinned_link(path: Option<&Path>) -> Result<Option<FdLink>, Error> {
     }
 }
 
+/// A pinned link leads nowhere when its interface has gone, even if there is another of that name now.
+fn forget_link(pin: Option<&Path>) -> Result<(), Error> {
+    pin.map_or(Ok(()), std::fs::remove_file).map_err(pin_error)
+}
+
 fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin: Option<&Path>) -> Result<(), Error> {
     if let Some(link) = pinned_link(pin)? {
-        let link = program.attach_to_link(link.try_into().map_err(pin_error)?)?;
-        // The pin holds it; ours may go.
-        drop(program.take_link(link)?);
-        return Ok(());
+        if let Ok(link) = program.attach_to_link(link.try_into().map_err(pin_error)?) {
+            // The pin holds it; ours may go.
+            drop(program.take_link(link)?);
+            return Ok(());
+        }
+        forget_link(pin)?;
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let link = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
@@ -259,9 +305,11 @@ fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin: Option<&Path>
 
 fn attach_xdp(program: &mut Xdp, interface: &str, pin: Option<&Path>) -> Result<(), Error> {
     if let Some(link) = pinned_link(pin)? {
-        let link = program.attach_to_link(link.try_into().map_err(pin_error)?)?;
-        drop(program.take_link(link)?);
-        return Ok(());
+        if let Ok(link) = program.attach_to_link(link.try_into().map_err(pin_error)?) {
+            drop(program.take_link(link)?);
+            return Ok(());
+        }
+        forget_link(pin)?;
     }
     let link = program.attach(interface, XdpMode::Driver)?;
     if let Some(path) = pin {

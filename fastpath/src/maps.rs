@@ -68,6 +68,18 @@ impl Maps {
         self.config[word_of!(enabled)].store(if on { VERSION } else { 0 }, Ordering::SeqCst);
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config[word_of!(enabled)].load(Ordering::SeqCst) != 0
+    }
+
+    pub(crate) fn heartbeat_ns(&self) -> u64 {
+        self.config[word_of!(heartbeat_ns)].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn grace_ns(&self) -> u64 {
+        self.config[word_of!(grace_ns)].load(Ordering::Relaxed)
+    }
+
     /// Switches programs off by their configuration's map alone.
     pub(crate) fn disable(config: BorrowedFd<'_>) -> io::Result<()> {
         words(config, CONFIG_WORDS)?[word_of!(enabled)].store(0, Ordering::SeqCst);

@@ -90,6 +90,13 @@ impl Clock {
         u32::try_from(whole + self.shift_s.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
+    /// CLOCK_BOOTTIME in nanoseconds when the count was 0, as far as it has been moved; it wraps, for that may be before
+    /// the boot.
+    pub(crate) fn second_zero_ns(&self) -> u64 {
+        let made_s = self.made.tv_sec.wrapping_sub(self.shift_s.load(Ordering::Relaxed));
+        (made_s as u64).wrapping_mul(1_000_000_000).wrapping_add(self.made.tv_nsec as u64)
+    }
+
     /// Moves the clock ahead, for tests. Workers see it with the next request that they read.
     pub fn advance(&self, by_s: u32) {
         self.shift_s.fetch_add(i64::from(by_s), Ordering::Relaxed);
@@ -120,6 +127,12 @@ impl Clock {
     }
 }
 
+/// CLOCK_BOOTTIME, in nanoseconds.
+pub fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +149,10 @@ mod tests {
         let clock = Clock::start();
         let (now_s, unix_s) = (clock.now_s(), clock.unix_s());
         clock.advance(100_000);
+        assert_eq!(
+            (boot_ns().wrapping_sub(clock.second_zero_ns())) / 1_000_000_000,
+            u64::from(clock.now_s())
+        );
         assert!(clock.now_s() >= now_s + 100_000 && clock.unix_s() >= unix_s + 100_000);
         clock.advance(u32::MAX);
         assert_eq!(clock.now_s(), u32::MAX);

@@ -6,6 +6,7 @@
 //! - `options/` the command line; `listen.rs` sockets, `exposure.rs` who may reach them; `limits.rs` and `system.rs` the process
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
+//! - `fastpath/` gets that are answered in the kernel
 //! - `authentication.rs` who may come in; `tls/` certificates, sessions
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
@@ -22,6 +23,7 @@ pub mod clock;
 mod connection;
 mod dump;
 mod exposure;
+pub mod fastpath;
 mod jobs;
 mod limits;
 mod listen;
@@ -45,6 +47,7 @@ use admin::Classes;
 use authentication::Passwords;
 use buffers::Budget;
 use clock::Clock;
+use fastpath::FastPath;
 use listen::Listening;
 use options::{Command, Options, Refusal, exit};
 use roster::{Entry, Roster, State};
@@ -94,7 +97,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     // The key may be readable to root only.
     let tls = options.tls_enabled.then(|| Tls::load(&options.extended.tls)).transpose();
     let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
-    prepare_process(&options)?;
+    let fast_path = prepare_process(&options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let passwords = Passwords::open(&options)?;
     let listening = listen::open(&options)?;
@@ -116,7 +119,7 @@ fn run(options: Options) -> Result<(), Refusal> {
     if let Some(path) = &pid_file {
         write_pid_file(path);
     }
-    let served = serve(options, tls, &listening, &signals, passwords);
+    let served = serve(options, fast_path, tls, &listening, &signals, passwords);
     if let Some(path) = &pid_file {
         let _ = std::fs::remove_file(path);
     }
@@ -128,12 +131,15 @@ fn failure(what: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal::new(exit::OS_ERROR, format!("{what}: {error}"))
 }
 
-fn prepare_process(options: &Options) -> Result<(), Refusal> {
+/// What must be done before privileges are dropped, and dropping them.
+fn prepare_process(options: &Options) -> Result<Option<FastPath>, Refusal> {
     if options.core_dumps {
         limits::raise_core_files()?;
     }
     limits::raise_open_files(options)?;
-    limits::drop_privileges(options, &mut |line| say(&line))
+    let fast_path = fastpath::prepare(options, &mut |line| say(line))?;
+    limits::drop_privileges(options, &mut |line| say(&line))?;
+    Ok(fast_path)
 }
 
 fn write_pid_file(path: &std::path::Path) {
@@ -168,6 +174,7 @@ fn desks(options: &Options, classes: &Classes) -> rustix::io::Result<(Arc<Hub>, 
 
 fn share<'r>(
     options: Options,
+    fast_path: Option<FastPath>,
     tls: Option<Tls>,
     store: Store<'r>,
     listening: &Listening,
@@ -199,6 +206,7 @@ fn share<'r>(
         stopping: AtomicBool::new(false),
         baseline: Mutex::new(Baseline::default()),
         clock,
+        fast_path,
         tls,
         passwords,
         options,
@@ -207,6 +215,7 @@ fn share<'r>(
 
 fn serve(
     options: Options,
+    fast_path: Option<FastPath>,
     tls: Option<Tls>,
     listening: &Listening,
     signals: &Signals,
@@ -214,16 +223,26 @@ fn serve(
 ) -> Result<(), Refusal> {
     let seed = seed()?;
     let classes = Classes::new(&options);
-    let (store, clock, memory_file) = memory::store(&options, &classes, seed, &mut |line| say(line))?;
+    let (store, clock, memory_file) =
+        memory::store(&options, &classes, seed, fast_path.as_ref(), &mut |line| say(line))?;
     store.crawler_enabled_set(options.extended.crawler);
-    let shared = share(options, tls, store, listening, clock, passwords)?;
+    let shared = share(options, fast_path, tls, store, listening, clock, passwords)?;
     let shared = &shared;
+    if let Some(fast_path) = &shared.fast_path {
+        let sockets = shared.udp_addresses.clone();
+        fast_path
+            .switch_on(sockets, &shared.options, &shared.clock, &mut |line| say(line))
+            .map_err(|error| failure("cannot switch the fast path on", error))?;
+    }
     let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
     let served = serve_shared(shared, listening, signals, seed[0]);
     shared.hub.stop();
     // It has nothing to say that matters now.
     let _ = log_reader.join();
     served?;
+    if shared.fast_path.as_ref().is_some_and(FastPath::is_pinned) {
+        restart::seal_in_memory(&shared.store, &shared.clock);
+    }
     match memory_file {
         Some(file) => file.seal(&shared.store, &shared.clock),
         None => Ok(()),

@@ -9,12 +9,13 @@
 
 use crate::admin::Classes;
 use crate::clock::Clock;
+use crate::fastpath::FastPath;
 use crate::options::{Options, Refusal, exit};
 use crate::restart::{self, MemoryFile};
 use rustix::io;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use unbuckle_store::{Page, Parts, STRIPES, Store, Stripe, Unusable, WorkerCounts};
 
 mod sealed {
@@ -97,13 +98,18 @@ pub(crate) fn write_back(words: Option<&'static [AtomicU64]>) -> io::Result<()> 
     }
 }
 
-/// A store, its clock, and the file that it is in, if it is in one (`-e`).
+/// A store, its clock, and the file that it is in, if it is in one (`-e`). With a fast path it is in that one's maps.
 pub(crate) fn store(
     options: &Options,
     classes: &Classes,
     seed: [u64; 2],
+    fast_path: Option<&FastPath>,
     say: &mut dyn FnMut(&str),
 ) -> Result<(Store<'static>, Clock, Option<MemoryFile>), Refusal> {
+    if let Some(fast_path) = fast_path {
+        let (store, clock) = store_in_maps(options, classes, seed, fast_path, say)?;
+        return Ok((store, clock, None));
+    }
     let Some(path) = &options.memory_file else {
         let words = anonymous_words(options)?;
         return Ok((new_store(options, classes, words, seed)?, Clock::start(), None));
@@ -115,11 +121,11 @@ pub(crate) fn store(
         let adopted = parts.map(|parts| Store::adopt(parts, &settings(options, seed), clock.now_s()));
         match adopted {
             Ok(Ok((store, adopted))) => {
-                restart::tell(path, &left, &adopted, options.verbosity, say);
+                restart::tell(&path.display().to_string(), &left, &adopted, options.verbosity, say);
                 Some((store, clock))
             }
             _ => {
-                say(&restart::damaged(path));
+                say(&restart::damaged(&path.display().to_string()));
                 None
             }
         }
@@ -133,6 +139,49 @@ pub(crate) fn store(
     };
     store.life_set(&clock.life(restart::boot_id().unwrap_or_default()));
     Ok((store, clock, Some(opened.file)))
+}
+
+/// A store in memory that programs in the kernel read. They pass everything meanwhile.
+fn store_in_maps(
+    options: &Options,
+    classes: &Classes,
+    seed: [u64; 2],
+    fast_path: &FastPath,
+    say: &mut dyn FnMut(&str),
+) -> Result<(Store<'static>, Clock), Refusal> {
+    fast_path.switch_off();
+    let words = fast_path.words();
+    let adopted = match restart::left_in_maps(words, options) {
+        _ if !fast_path.was_found() => None,
+        Ok((left, clock)) => {
+            let parts = parts(options, classes, words, 1 << left.page_bytes_log2)?;
+            match Store::adopt(parts, &settings(options, seed), clock.now_s()) {
+                Ok((store, adopted)) => {
+                    restart::tell("the pinned cache", &left, &adopted, options.verbosity, say);
+                    Some((store, clock))
+                }
+                Err(_) => {
+                    say(&restart::damaged("the pinned cache"));
+                    None
+                }
+            }
+        }
+        Err(why) => {
+            say(&format!("the pinned cache: {why}; it starts empty"));
+            None
+        }
+    };
+    let (store, clock) = match adopted {
+        Some(adopted) => adopted,
+        None => {
+            if fast_path.was_found() {
+                words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            }
+            (new_store(options, classes, words, seed)?, Clock::start())
+        }
+    };
+    store.life_set(&clock.life(restart::boot_id().unwrap_or_default()));
+    Ok((store, clock))
 }
 
 /// Address space for all the memory of the machine, so that the limit can be raised while the server runs.
@@ -220,7 +269,6 @@ pub fn lock_all() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
 
     #[test]
     fn reserves_far_more_than_it_takes() {

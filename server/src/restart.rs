@@ -126,6 +126,11 @@ impl MemoryFile {
     }
 }
 
+/// The same for memory that outlives the process by itself: the header says that the end was orderly.
+pub(crate) fn seal_in_memory(store: &Store<'_>, clock: &Clock) {
+    store.seal(clock.now_s(), unix_s());
+}
+
 /// Makes the file `bytes` long, with room for all of it on its medium.
 fn lengthen(descriptor: &OwnedFd, bytes: u64) -> Result<(), Errno> {
     rustix::fs::ftruncate(descriptor, bytes)?;
@@ -141,24 +146,20 @@ fn refusal(path: &Path, what: &str) -> Refusal {
 }
 
 /// Tells what has become of the items, where there is something to tell.
-pub(crate) fn tell(path: &Path, left: &Left, adopted: &Adopted, verbosity: u32, say: &mut dyn FnMut(&str)) {
+pub(crate) fn tell(what: &str, left: &Left, adopted: &Adopted, verbosity: u32, say: &mut dyn FnMut(&str)) {
     if verbosity == 0 && left.sealed.is_some() && adopted.dropped == 0 {
         return;
     }
     let end = if left.sealed.is_some() { "" } else { " of a server that did not end well" };
     let Adopted { items, dropped, repaired_lines } = adopted;
     say(&format!(
-        "{}: {items} items{end}; {dropped} entries dropped, {repaired_lines} index lines repaired",
-        path.display()
+        "{what}: {items} items{end}; {dropped} entries dropped, {repaired_lines} index lines repaired"
     ));
 }
 
 /// What to say of a file whose index can't be used.
-pub(crate) fn damaged(path: &Path) -> String {
-    format!(
-        "{}: its header is damaged: the index it tells of can't be; the cache starts empty",
-        path.display()
-    )
+pub(crate) fn damaged(what: &str) -> String {
+    format!("{what}: its header is damaged: the index it tells of can't be; the cache starts empty")
 }
 
 /// What the file holds that can be adopted. `Ok(None)`: a new file. `Err`: why not.
@@ -202,6 +203,19 @@ fn read_left(
         }
     }
     .map(|clock| Some((left, clock)))
+}
+
+/// What can be adopted of memory that has outlived its server in this boot.
+pub(crate) fn left_in_maps(words: &[AtomicU64], options: &Options) -> Result<(Left, Clock), String> {
+    let left = unbuckle_store::left(words).map_err(|unreadable| describe(unreadable).to_owned())?;
+    if left.words > words.len() as u64 {
+        return Err("its header is damaged: it is larger than its memory".to_owned());
+    }
+    if options.memory_bytes >> left.page_bytes_log2 < PAGES_MIN {
+        return Err("it is of a cache too large for this -m".to_owned());
+    }
+    let clock = Clock::resume(&left.life, left.sealed.map_or(0, |(now_s, _)| now_s))?;
+    Ok((left, clock))
 }
 
 const HEADER_BYTES_MAX: usize = 1 << 20;

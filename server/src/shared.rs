@@ -4,6 +4,7 @@ use crate::admin::Classes;
 use crate::authentication::Passwords;
 use crate::buffers::Budget;
 use crate::clock::Clock;
+use crate::fastpath::FastPath;
 use crate::options::{Options, Protection};
 use crate::roster::{Roster, lock};
 use crate::tls::Tls;
@@ -130,6 +131,8 @@ pub(crate) struct Shared<'r> {
     pub(crate) options: Options,
     pub(crate) store: Store<'r>,
     pub(crate) clock: Clock,
+    /// Gets that are answered in the kernel.
+    pub(crate) fast_path: Option<FastPath>,
     /// With `-Z`.
     pub(crate) tls: Option<Tls>,
     pub(crate) classes: Classes,

@@ -420,6 +420,9 @@ impl<'s, 'r> Worker<'s, 'r> {
         self.server.now_set(self.shared.clock.now_s());
         // Upkeep may evict, too.
         self.server.follow_watchers(0);
+        if let (0, Some(fast_path)) = (self.number, &self.shared.fast_path) {
+            fast_path.tick();
+        }
         let timeout_s = self.shared.options.extended.idle_timeout_s;
         if timeout_s > 0 {
             self.close_idle(timeout_s);

@@ -7,7 +7,7 @@ use unbuckle_tests::transcript::{Transport, read_folder};
 use unbuckle_tests::{module, suite, transcript::Case};
 
 const USAGE: &str = "usage: conformance [--target unbuckle|memcached|module PATH] [--transcripts FOLDER] [--transport NAME]... [--jobs N]
-                   [--list] [FILTER]...
+                   [--fastpath IFACE] [--list] [FILTER]...
   plays the cases whose name contains one of the filters; default target: the unbuckle that cargo builds";
 
 #[derive(Debug, Default)]
@@ -15,6 +15,7 @@ struct Wishes {
     target: Option<(String, PathBuf)>,
     transcripts: Option<PathBuf>,
     transports: Vec<Transport>,
+    fast_path: Option<String>,
     filters: Vec<String>,
     jobs: usize,
     list: bool,
@@ -39,6 +40,10 @@ fn main() -> Result<std::process::ExitCode> {
         Some((kind, path)) if kind == "module" => Target::module(path),
         Some((kind, _)) => bail!("expected target unbuckle, memcached or module, got `{kind}`"),
         None => Target::unbuckle(unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?),
+    };
+    let target = match &wishes.fast_path {
+        Some(interface) => target.with_fast_path(interface),
+        None => target,
     };
     // There is one module, and it has one state.
     let jobs = if target.kind == Kind::Module { 1 } else { wishes.jobs };
@@ -68,6 +73,7 @@ fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes> {
             "--target" => wishes.target = Some((value("--target")?, PathBuf::from(value("--target")?))),
             "--transcripts" => wishes.transcripts = Some(PathBuf::from(value("--transcripts")?)),
             "--transport" => wishes.transports.push(Transport::named(&value("--transport")?)?),
+            "--fastpath" => wishes.fast_path = Some(value("--fastpath")?),
             "--jobs" => wishes.jobs = value("--jobs")?.parse()?,
             "--list" => wishes.list = true,
             "--help" | "-h" => {
@@ -79,7 +85,10 @@ fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes> {
         }
     }
     if wishes.transports.is_empty() {
-        wishes.transports = Transport::ALL.to_vec();
+        wishes.transports = match wishes.fast_path {
+            Some(_) => vec![Transport::Udp, Transport::Datagram],
+            None => Transport::ALL.to_vec(),
+        };
     }
     Ok(wishes)
 }

@@ -4,8 +4,9 @@ use crate::authority::Authority;
 use crate::module;
 use crate::transcript::{Case, Transport, Users, UsersForm};
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,8 @@ pub struct Target {
     pub kind: Kind,
     /// Memcached's debug build, for cases that move its clock.
     pub debug_path: Option<PathBuf>,
+    /// Arguments for every server that serves UDP.
+    pub datagram_options: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,15 +46,32 @@ impl Kind {
 impl Target {
     pub fn memcached(path: PathBuf) -> Target {
         let debug = path.with_file_name("memcached-debug");
-        Target { debug_path: debug.exists().then_some(debug), path, kind: Kind::Memcached }
+        Target {
+            debug_path: debug.exists().then_some(debug),
+            path,
+            kind: Kind::Memcached,
+            datagram_options: Vec::new(),
+        }
     }
 
     pub fn unbuckle(path: PathBuf) -> Target {
-        Target { path, kind: Kind::Unbuckle, debug_path: None }
+        Target { path, kind: Kind::Unbuckle, debug_path: None, datagram_options: Vec::new() }
+    }
+
+    /// Has its gets over UDP answered in the kernel, where they come in by `interface`. Servers of this target do not
+    /// start where that can't be.
+    pub fn with_fast_path(mut self, interface: &str) -> Target {
+        self.datagram_options = ["--fastpath", interface, "--fastpath-required"].map(str::to_owned).to_vec();
+        self
+    }
+
+    /// Whether the `except` of a case's header means it.
+    pub fn is_excepted(&self, name: &str) -> bool {
+        self.kind.is_called(name) || name == "fastpath" && !self.datagram_options.is_empty()
     }
 
     pub fn module(path: PathBuf) -> Target {
-        Target { path, kind: Kind::Module, debug_path: None }
+        Target { path, kind: Kind::Module, debug_path: None, datagram_options: Vec::new() }
     }
 
     /// Why it cannot play a case, if it cannot.
@@ -150,12 +170,24 @@ impl Server {
     ) -> Result<Server> {
         let mut last = None;
         for _ in 0..5 {
-            match Server::try_start(target, options, users, transport, move_time) {
+            match Server::try_start(target, options, users, transport, move_time, None) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.context("no attempt was made")?)
+    }
+
+    /// Starts `target` for UDP and TCP where an earlier server has been.
+    pub fn start_again(target: &Target, options: &[String], port: u16) -> Result<Server> {
+        Server::try_start(target, options, None, Transport::Udp, false, Some(port))
+    }
+
+    pub fn socket_address(&self) -> Result<SocketAddr> {
+        match self.address {
+            Address::Port(address) => Ok(address),
+            Address::Path(_) => bail!("it listens at a unix socket"),
+        }
     }
 
     fn try_start(
@@ -164,6 +196,7 @@ impl Server {
         users: Option<&Users>,
         transport: Transport,
         move_time: bool,
+        port: Option<u16>,
     ) -> Result<Server> {
         let mut command = target.command(move_time);
         let udp = matches!(transport, Transport::Udp | Transport::Datagram);
@@ -172,6 +205,9 @@ impl Server {
             command.args(["-t", if udp { "1" } else { "2" }]);
         }
         command.args(options);
+        if udp {
+            command.args(&target.datagram_options);
+        }
         if target.kind == Kind::Memcached {
             command.args(["-u", "root"]);
         }
@@ -185,7 +221,7 @@ impl Server {
                 Address::Path(scratch.clone())
             }
             Transport::Tcp | Transport::Drip | Transport::Tls | Transport::Udp | Transport::Datagram => {
-                let port = free_port(udp)?;
+                let port = port.map_or_else(|| free_port(udp), Ok)?;
                 command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);
                 Address::Port(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
@@ -274,11 +310,28 @@ impl Drop for Server {
     }
 }
 
+/// What a server answers to this command, one of `stats`' own: names and values.
+pub fn stats(server: SocketAddr, command: &str) -> Result<BTreeMap<String, String>> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(START_MAX))?;
+    stream.write_all(command.as_bytes())?;
+    let mut values = BTreeMap::new();
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["STAT", name, value] => values.insert(name.to_owned(), value.to_owned()),
+            ["END"] => return Ok(values),
+            _ => bail!("{command:?} was answered `{line}`"),
+        };
+    }
+    bail!("{command:?}: the server closed");
+}
+
 /// Whether this very process listens on the port. A connection would prove less: it may reach another process that got
 /// the port first, or, where nobody listens, itself.
 fn is_listening(process: u32, port: u16) -> bool {
     const LISTENING: &str = "0A";
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
     let wanted = format!(":{port:04X}");
     let socket = table.lines().skip(1).find_map(|row| {
         let columns: Vec<&str> = row.split_whitespace().collect();

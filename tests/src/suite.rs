@@ -38,6 +38,9 @@ pub fn run(cases: &[Case], target: &Target, transports: &[Transport], jobs: usiz
     let mut plays = Vec::new();
     let moves_time = target.moves_time();
     for case in cases {
+        if case.except.iter().any(|name| target.is_excepted(name)) {
+            continue;
+        }
         if !case.targets.is_empty() && !case.targets.iter().any(|name| target.kind.is_called(name)) {
             continue;
         }

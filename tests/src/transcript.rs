@@ -107,6 +107,8 @@ pub struct Case {
     transports: Vec<Transport>,
     /// Empty: every target.
     pub targets: Vec<String>,
+    /// Targets that it is not for, although it is for the others.
+    pub except: Vec<String>,
     pub steps: Vec<Step>,
 }
 
@@ -229,6 +231,7 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Case>> {
                 users: None,
                 transports: Vec::new(),
                 targets: Vec::new(),
+                except: Vec::new(),
                 steps: Vec::new(),
             });
         } else if line.is_empty() || line.starts_with('#') {
@@ -338,6 +341,7 @@ fn header(case: &mut Case, line: &str) -> Result<()> {
         "users-sasl" => case.users = Some(users(UsersForm::Sasl, words)),
         "options" => case.options = words.map(str::to_owned).collect(),
         "targets" => case.targets = words.map(str::to_owned).collect(),
+        "except" => case.except = words.map(str::to_owned).collect(),
         "transports" => case.transports = words.map(Transport::named).collect::<Result<_>>()?,
         other => bail!("unknown header `{other}`"),
     }

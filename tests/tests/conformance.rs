@@ -1,16 +1,21 @@
 //! The whole conformance suite under plain `cargo test`, against the binary named by `UNBUCKLE` or built by cargo.
 
 use std::path::Path;
+use unbuckle_tests::network::{Namespace, runs_as_root};
 use unbuckle_tests::server::{Target, unbuckle_path};
 use unbuckle_tests::suite;
 use unbuckle_tests::transcript::{Transport, read_folder};
 
 /// Fails with what each departing case saw.
 fn conforms_over(transport: Transport) {
+    let path = unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+    conforms(&Target::unbuckle(path), transport);
+}
+
+fn conforms(target: &Target, transport: Transport) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let cases = read_folder(&here.join("transcripts")).unwrap();
-    let target = Target::unbuckle(unbuckle_path(&here.join("..")).unwrap());
-    let report = suite::run(&cases, &target, &[transport], 4);
+    let report = suite::run(&cases, target, &[transport], 4);
     let failed: Vec<String> = report
         .failed()
         .map(|outcome| {
@@ -51,4 +56,24 @@ fn over_udp() {
 #[test]
 fn udp_frames() {
     conforms_over(Transport::Datagram);
+}
+
+/// Gets over UDP are answered in the kernel, everything else by the server: no client can tell.
+#[test]
+fn over_udp_by_the_fast_path() {
+    by_the_fast_path(Transport::Udp);
+}
+
+#[test]
+fn udp_frames_by_the_fast_path() {
+    by_the_fast_path(Transport::Datagram);
+}
+
+fn by_the_fast_path(transport: Transport) {
+    if !runs_as_root("the conformance suite by the fast path") {
+        return;
+    }
+    let path = unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+    let target = Target::unbuckle(path).with_fast_path("lo");
+    Namespace::make().unwrap().within(|| conforms(&target, transport));
 }

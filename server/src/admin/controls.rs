@@ -79,6 +79,9 @@ pub(super) fn debug_time(arguments: &[&[u8]], shared: &Shared<'_>) -> &'static [
     match arguments.first().and_then(|word| number(word)) {
         Some(seconds) => {
             shared.clock.advance(seconds);
+            if let Some(fast_path) = &shared.fast_path {
+                fast_path.follow(&shared.clock);
+            }
             OK
         }
         None => ERROR,

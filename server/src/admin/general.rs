@@ -9,6 +9,7 @@ use crate::system;
 use std::collections::HashMap;
 use std::time::Duration;
 use unbuckle_engine::Counters;
+use unbuckle_fastpath::Reason;
 
 /// The version whose behaviour this is; clients decide by it what they may ask for.
 const VERSION: &str = "1.6.45";
@@ -66,8 +67,46 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
         ("corrupt", counts.corrupt),
         ("out_of_memory", counts.out_of_memory),
     ]);
+    if let Some(fast_path) = &shared.fast_path {
+        add_fast_path(&fast_path.counters(), &mut totals);
+    }
     totals
 }
+
+/// What was answered in the kernel: each of its keys is a get and a hit like any other.
+fn add_fast_path(counters: &unbuckle_fastpath::Counters, totals: &mut HashMap<&'static str, u64>) {
+    for (name, value) in [
+        ("cmd_get", counters.hits),
+        ("get_hits", counters.hits),
+        ("bytes_read", counters.bytes_read),
+        ("bytes_written", counters.bytes_written),
+        ("fastpath_served", counters.served),
+        ("fastpath_hits", counters.hits),
+    ] {
+        *totals.entry(name).or_default() += value;
+    }
+    totals.extend(PASSED_NAMES.into_iter().zip(counters.passed));
+}
+
+/// Packets for our ports that the fast path left to the server, by reason: names in `stats unbuckle`.
+const PASSED_NAMES: [&str; Reason::COUNT] = [
+    "fastpath_passed_disabled",
+    "fastpath_passed_silent",
+    "fastpath_passed_size",
+    "fastpath_passed_network",
+    "fastpath_passed_foreign",
+    "fastpath_passed_source",
+    "fastpath_passed_policy",
+    "fastpath_passed_transport",
+    "fastpath_passed_frame",
+    "fastpath_passed_command",
+    "fastpath_passed_miss",
+    "fastpath_passed_torn",
+    "fastpath_passed_special",
+    "fastpath_passed_long",
+    "fastpath_passed_resize",
+    "fastpath_passed_internal",
+];
 
 pub(super) fn reset(shared: &Shared<'_>) {
     shared.desks.iter().for_each(|desk| desk.reporter.prefixes.clear());
@@ -265,4 +304,21 @@ pub(super) fn own(shared: &Shared<'_>, reply: &mut Vec<u8>) {
             "udp_dropped_unsent",
         ],
     );
+    if let Some(fast_path) = &shared.fast_path {
+        stat(reply, "fastpath", fast_path.describe());
+        since.all(reply, &["fastpath_served", "fastpath_hits"]);
+        since.all(reply, &PASSED_NAMES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_the_name_that_the_programs_give_it() {
+        for (name, reason) in PASSED_NAMES.into_iter().zip(Reason::NAMES) {
+            assert_eq!(name, format!("fastpath_passed_{reason}"));
+        }
+    }
 }

@@ -141,6 +141,16 @@ impl Cidr {
         Some(Cidr { bits: mapped(address) & mask, mask })
     }
 
+    /// The address, IPv4 in its mapped form.
+    pub(crate) fn bits(&self) -> u128 {
+        self.bits
+    }
+
+    /// How many bits of the 128 count.
+    pub(crate) fn prefix(&self) -> u8 {
+        self.mask.leading_ones() as u8
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         mapped(address) & self.mask == self.bits
     }

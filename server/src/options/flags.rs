@@ -9,6 +9,8 @@ pub(super) enum Takes {
     Nothing,
     /// The word that help shows for the value.
     Value(&'static str),
+    /// A value that may only come as `--name=value`; the word that help shows for it.
+    Optional(&'static str),
     /// A value that may only come as `--name=value`, and is ignored.
     OptionalIgnored,
 }
@@ -53,6 +55,11 @@ pub(super) enum Id {
     MemoryFile,
     Tls,
     Extended,
+    FastPath,
+    FastPathHook,
+    FastPathPin,
+    FastPathGrace,
+    FastPathRequired,
     DebugTime,
     NapiIds,
 }
@@ -71,7 +78,11 @@ const fn flag(id: Id, short: char, long: &'static str, takes: Takes, help: &'sta
     Flag { id, short: Some(short), long: Some(long), takes, help }
 }
 
-use Takes::{Nothing, OptionalIgnored, Value};
+const fn long(id: Id, long: &'static str, takes: Takes, help: &'static str) -> Flag {
+    Flag { id, short: None, long: Some(long), takes, help }
+}
+
+use Takes::{Nothing, Optional, OptionalIgnored, Value};
 
 /// In the order of the help text.
 pub(super) static FLAGS: &[Flag] = &[
@@ -234,6 +245,38 @@ pub(super) static FLAGS: &[Flag] = &[
          ssl_min_version=<2: TLS 1.2, 3: TLS 1.3>;\n\
          the others are accepted and named on standard error",
     ),
+    long(
+        Id::FastPath,
+        "fastpath",
+        Value("interface"),
+        "answer gets over UDP (-U) that come in here in the kernel, before the network stack;\n\
+         repeatable; firewall rules do not apply to them; \"unbuckle ctl doctor\" tells what is missing",
+    ),
+    long(
+        Id::FastPathHook,
+        "fastpath-hook",
+        Value("name"),
+        "where in the kernel: tcx, xdp or auto (default: auto, which is tcx from Linux 6.6 on)",
+    ),
+    long(
+        Id::FastPathPin,
+        "fastpath-pin",
+        Optional("dir"),
+        "let the cache and the answers outlive the daemon (default: /sys/fs/bpf/unbuckle);\n\
+         the next daemon takes them over; \"unbuckle ctl detach\" ends them",
+    ),
+    long(
+        Id::FastPathGrace,
+        "fastpath-grace",
+        Value("seconds"),
+        "how long the kernel goes on answering when the daemon is silent (default: 10)",
+    ),
+    long(
+        Id::FastPathRequired,
+        "fastpath-required",
+        Nothing,
+        "do not start without the fast path (default: say why, and serve without it)",
+    ),
     Flag {
         id: Id::DebugTime,
         short: None,
@@ -295,6 +338,9 @@ fn push_flag(text: &mut String, flag: &Flag) {
     if let Value(word) = flag.takes {
         names.push(if flag.long.is_some() { '=' } else { ' ' });
         names.push_str(&format!("<{word}>"));
+    }
+    if let Optional(word) = flag.takes {
+        names.push_str(&format!("[=<{word}>]"));
     }
     for (line, help) in flag.help.lines().enumerate() {
         let names = if line == 0 { names.as_str() } else { "" };

@@ -5,11 +5,13 @@
 
 mod addresses;
 mod extended;
+mod fastpath;
 mod flags;
 mod tls;
 
 pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::Extended;
+pub use fastpath::{FastPathOptions, HookChoice, PIN_FOLDER_DEFAULT};
 use flags::{Found, Id, Takes};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -110,6 +112,7 @@ pub struct Options {
     /// `-Z`
     pub tls_enabled: bool,
     pub extended: Extended,
+    pub fastpath: FastPathOptions,
     /// Lines for standard error: what was accepted without effect.
     pub notes: Vec<String>,
 }
@@ -153,6 +156,7 @@ impl Default for Options {
             debug_time: false,
             tls_enabled: false,
             extended: Extended::default(),
+            fastpath: FastPathOptions::default(),
             notes: Vec::new(),
         }
     }
@@ -164,6 +168,11 @@ fn threads_default() -> usize {
 }
 
 impl Options {
+    /// Whether clients have to say who they are.
+    pub fn authenticates(&self) -> bool {
+        self.sasl || self.auth_file.is_some()
+    }
+
     /// The largest size class, by memcached's rule: half a page once items may exceed one.
     pub fn chunk_bytes_max(&self) -> u32 {
         let half_page = 512 << 10;
@@ -249,6 +258,11 @@ fn take_value(
             }
             Ok(String::new())
         }
+        Takes::Optional(_) => {
+            let value = if by_long_name { parser.optional_value() } else { None };
+            let not_text = |_| Refusal::usage("the value of an option is not UTF-8");
+            value.map_or(Ok(String::new()), |value| value.into_string().map_err(not_text))
+        }
         Takes::Value(word) => {
             let value = parser.value().map_err(|_| {
                 let name = flag.short.map_or(String::new(), |short| format!("-{short} "));
@@ -332,6 +346,11 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::DisableDumping => options.dump_enabled = false,
         Id::DisableWatch => options.watch_enabled = false,
         Id::DebugTime => options.debug_time = true,
+        Id::FastPath => options.fastpath.add_interface(value)?,
+        Id::FastPathHook => options.fastpath.hook_set(value)?,
+        Id::FastPathPin => options.fastpath.pin_set(value)?,
+        Id::FastPathGrace => options.fastpath.grace_set(value)?,
+        Id::FastPathRequired => options.fastpath.required = true,
         Id::Extended => options.extended.apply(value, &mut options.notes)?,
         Id::Sasl => options.sasl = true,
         Id::AuthFile => options.auth_file = Some(PathBuf::from(value)),
@@ -365,6 +384,17 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
     check_authentication(options, seen)?;
     if options.udp_port.is_some() && !seen.tcp_port {
         options.tcp_port = options.udp_port;
+    }
+    if options.memory_file.is_some() && !options.fastpath.interfaces.is_empty() {
+        return Err(Refusal::usage(
+            "-e and --fastpath exclude each other: the cache is in a file, or in the kernel's maps; \
+             --fastpath-pin keeps it over restarts, too",
+        ));
+    }
+    if options.fastpath.is_idle() {
+        return Err(Refusal::usage(
+            "--fastpath-hook, --fastpath-pin and --fastpath-required need --fastpath",
+        ));
     }
     check_tls(options)?;
     if options.unix_socket.is_some() {
@@ -548,6 +578,21 @@ mod tests {
         assert_eq!(run("-p 70000").unwrap_err().exit_code, 64);
         let unix = run("-s /tmp/x -p 5 -U 5").unwrap();
         assert_eq!((unix.tcp_port, unix.udp_port), (None, None));
+    }
+
+    #[test]
+    fn the_fast_path() {
+        let options = run("-U 5 --fastpath lo --fastpath=eth0 --fastpath-pin --fastpath-grace 30").unwrap();
+        assert_eq!(options.fastpath.interfaces, ["lo", "eth0"]);
+        assert_eq!((options.fastpath.grace_s, options.fastpath.required), (30, false));
+        assert_eq!(options.fastpath.pin, Some(PathBuf::from(PIN_FOLDER_DEFAULT)));
+        let options = run("--fastpath lo --fastpath-pin=/run/bpf/x --fastpath-hook tcx").unwrap();
+        assert_eq!(options.fastpath.pin, Some(PathBuf::from("/run/bpf/x")));
+        assert_eq!(options.fastpath.hook, HookChoice::Tcx);
+        for line in ["--fastpath-pin", "--fastpath lo -e /tmp/file", "--fastpath-hook xdp", "--fastpath a/b"]
+        {
+            assert_eq!(run(line).unwrap_err().exit_code, 64, "{line}");
+        }
     }
 
     #[test]

@@ -1,0 +1,486 @@
+//! The fast path's life: what starts and ends it, what outlives a daemon, and who is not answered.
+//!
+//! Each test has a network and, if it pins, a bpffs of its own. What is answered is in the conformance suite and in
+//! `torture.rs`.
+
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use unbuckle_tests::network::{Namespace, Pins, output, runs_as_root};
+use unbuckle_tests::server::{Server, Target, stats, unbuckle_path};
+use unbuckle_tests::torture::value::{Kind, value};
+use unbuckle_tests::transcript::Transport;
+
+/// After this long without a byte an answer is taken as missing.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+fn binary() -> PathBuf {
+    unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap()
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn start(options: &str) -> Server {
+    Server::start(&Target::unbuckle(binary()), &words(options), Transport::Udp, false).unwrap()
+}
+
+/// A connection for commands that are answered in one line each.
+struct Line(BufReader<TcpStream>);
+
+impl Line {
+    fn open(server: SocketAddr) -> Line {
+        let stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+        Line(BufReader::new(stream))
+    }
+
+    fn ask(&mut self, request: &[u8]) -> Result<String> {
+        self.0.get_mut().write_all(request)?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<String> {
+        let mut line = String::new();
+        anyhow::ensure!(self.0.read_line(&mut line)? > 0, "the server closed");
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn set(&mut self, key: &str, value: &[u8]) -> Result<()> {
+        let mut request = format!("set {key} 0 0 {}\r\n", value.len()).into_bytes();
+        request.extend_from_slice(value);
+        request.extend_from_slice(b"\r\n");
+        let answer = self.ask(&request)?;
+        anyhow::ensure!(answer == "STORED", "{key} was answered `{answer}`");
+        Ok(())
+    }
+}
+
+/// The value of a key over UDP: `None` when nobody answered, within a tenth of a second if `patient` is not set.
+fn get(socket: &UdpSocket, key: &str) -> Option<Vec<u8>> {
+    let mut request = b"\0\x07\0\0\0\x01\0\0get ".to_vec();
+    request.extend_from_slice(key.as_bytes());
+    request.extend_from_slice(b"\r\n");
+    // A port that nobody has is an error of its own, of an earlier request perhaps.
+    let _ = socket.send(&request);
+    let mut reply = [0; 2048];
+    let length = socket.recv(&mut reply).ok()?;
+    let (_, payload) = reply[..length].split_at_checked(8)?;
+    let header_bytes = payload.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let rest = payload.get(header_bytes..)?;
+    Some(rest.strip_suffix(b"\r\nEND\r\n").unwrap_or_default().to_vec())
+}
+
+fn client(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+    socket
+}
+
+fn own_stats(server: SocketAddr) -> BTreeMap<String, String> {
+    stats(server, "stats unbuckle\r\n").unwrap()
+}
+
+fn count(stats: &BTreeMap<String, String>, name: &str) -> u64 {
+    stats.get(name).unwrap_or_else(|| panic!("{name} is not in {stats:?}")).parse().unwrap()
+}
+
+#[test]
+fn hits_count_like_any_others() {
+    if !runs_as_root("the fast path's counters") {
+        return;
+    }
+    Namespace::make().unwrap().within(|| {
+        let server = start("--fastpath lo --fastpath-required");
+        let address = server.socket_address().unwrap();
+        Line::open(address).set("a", b"hello").unwrap();
+        let socket = client(address);
+        for _ in 0..50 {
+            assert_eq!(get(&socket, "a").unwrap(), b"hello");
+            assert_eq!(get(&socket, "b").unwrap(), b"");
+        }
+        let own = own_stats(address);
+        assert_eq!(own["fastpath"], "lo:tcx");
+        assert_eq!((count(&own, "fastpath_served"), count(&own, "fastpath_hits")), (50, 50));
+        assert_eq!(count(&own, "fastpath_passed_miss"), 50);
+        let general = stats(address, "stats\r\n").unwrap();
+        for (name, value) in [("cmd_get", 100), ("get_hits", 50), ("get_misses", 50)] {
+            assert_eq!(count(&general, name), value, "{name}");
+        }
+        assert!(count(&general, "bytes_read") > 100 * 15 && count(&general, "bytes_written") > 100 * 13);
+    });
+}
+
+#[test]
+fn privileges_are_dropped_when_all_is_attached_and_an_orderly_end_detaches() {
+    if !runs_as_root("dropping privileges with a fast path") {
+        return;
+    }
+    Namespace::make().unwrap().within(|| {
+        let mut server = start("--fastpath lo --fastpath-required -u nobody");
+        let address = server.socket_address().unwrap();
+        Line::open(address).set("a", b"hello").unwrap();
+        assert_eq!(get(&client(address), "a").unwrap(), b"hello");
+        assert_eq!(count(&own_stats(address), "fastpath_served"), 1);
+        let options = format!("ctl doctor -l 127.0.0.1 -U {} --fastpath lo", address.port());
+        let doctor = || {
+            let words = words(&options);
+            output(&binary(), &words.iter().map(String::as_str).collect::<Vec<_>>()).unwrap()
+        };
+        let (code, text) = doctor();
+        assert!(code == 0 && text.contains("lo: unbuckle_tcx") && !text.contains("MISSING"), "{text}");
+        assert!(server.end("TERM").unwrap().success());
+        let (_, text) = doctor();
+        assert!(text.contains("lo: no program of ours"), "{text}");
+    });
+}
+
+#[test]
+fn what_is_missing_is_said_and_service_goes_on_without() {
+    if !runs_as_root("a fast path that can't be") {
+        return;
+    }
+    Namespace::make().unwrap().within(|| {
+        let server = start("--fastpath nowhere0");
+        let address = server.socket_address().unwrap();
+        Line::open(address).set("a", b"hello").unwrap();
+        assert_eq!(get(&client(address), "a").unwrap(), b"hello");
+        assert!(
+            server.errors_text().contains("no interface \"nowhere0\""),
+            "{}",
+            server.errors_text()
+        );
+        assert!(!own_stats(address).contains_key("fastpath"));
+        for (arguments, what) in [
+            (&["--fastpath", "lo", "--fastpath-required", "-p", "0"][..], "UDP is off"),
+            (&["--fastpath", "nope", "--fastpath-required", "-U", "7"], "no interface \"nope\""),
+            (
+                &["--fastpath", "lo", "--fastpath-pin=/etc/x", "--fastpath-required", "-U", "7"],
+                "not in a bpffs",
+            ),
+        ] {
+            let (code, text) = output(&binary(), arguments).unwrap();
+            assert!(code == 71 && text.contains(what), "{arguments:?} ended with {code}: {text}");
+            let (code, text) = output(&binary(), &[&["ctl", "doctor"], arguments].concat()).unwrap();
+            assert!(code == 1 && text.contains("MISSING") && text.contains(what), "{code}: {text}");
+        }
+    });
+}
+
+#[test]
+fn detach_ends_what_a_daemon_has_left_but_not_what_it_has() {
+    if !runs_as_root("detaching") {
+        return;
+    }
+    let pins = Pins::make().unwrap();
+    Namespace::make().unwrap().within(|| {
+        let folder = pins.folder();
+        let detach = || output(&binary(), &["ctl", "detach", folder.to_str().unwrap()]).unwrap();
+        let (code, text) = detach();
+        assert!(code == 0 && text.contains("nothing is pinned"), "{text}");
+        let mut server =
+            start(&format!("--fastpath lo --fastpath-required --fastpath-pin={}", folder.display()));
+        let address = server.socket_address().unwrap();
+        Line::open(address).set("a", b"hello").unwrap();
+        let (code, text) = detach();
+        assert!(code == 1 && text.contains("running"), "{text}");
+        assert!(server.end("TERM").unwrap().success());
+        assert_eq!(get(&client(address), "a").unwrap(), b"hello", "the kernel answers without the daemon");
+        let (code, text) = detach();
+        assert!(code == 0 && text.contains("detached: tcx-lo"), "{text}");
+        let socket = client(address);
+        assert_eq!(get(&socket, "a"), None, "nobody answers");
+        assert!(!folder.exists());
+    });
+}
+
+#[test]
+fn a_pinned_cache_of_another_size_makes_room() {
+    if !runs_as_root("pins of another size") {
+        return;
+    }
+    let pins = Pins::make().unwrap();
+    Namespace::make().unwrap().within(|| {
+        let options = |memory| {
+            format!(
+                "--fastpath lo --fastpath-required --fastpath-pin={} -m {memory}",
+                pins.folder().display()
+            )
+        };
+        let mut server = start(&options(32));
+        let address = server.socket_address().unwrap();
+        Line::open(address).set("a", b"old").unwrap();
+        server.end("KILL").unwrap();
+        let server =
+            Server::start_again(&Target::unbuckle(binary()), &words(&options(16)), address.port()).unwrap();
+        assert!(server.errors_text().contains("starts empty"), "{}", server.errors_text());
+        assert_eq!(get(&client(address), "a").unwrap(), b"", "what an earlier daemon had is not this one's");
+    });
+}
+
+#[test]
+fn a_server_without_a_fast_path_silences_what_an_earlier_one_has_left() {
+    if !runs_as_root("silencing") {
+        return;
+    }
+    let pins = Pins::make().unwrap();
+    Namespace::make().unwrap().within(|| {
+        let folder = pins.folder();
+        let pinned = format!("--fastpath lo --fastpath-required --fastpath-pin={}", folder.display());
+        let mut server = start(&pinned);
+        let address = server.socket_address().unwrap();
+        Line::open(address).set("a", b"old").unwrap();
+        server.end("KILL").unwrap();
+        assert_eq!(get(&client(address), "a").unwrap(), b"old");
+        // This one can't have a fast path: the interface is wrong.
+        let without = format!("--fastpath nope --fastpath-pin={}", folder.display());
+        let server =
+            Server::start_again(&Target::unbuckle(binary()), &words(&without), address.port()).unwrap();
+        assert!(server.errors_text().contains("switched off"), "{}", server.errors_text());
+        assert_eq!(
+            get(&client(address), "a").unwrap(),
+            b"",
+            "no answer from memory that is not the server's"
+        );
+    });
+}
+
+/// Items that are there before the daemon is killed, and their size.
+const STABLE_ITEMS: usize = 60_000;
+const HOT_KEYS: usize = 16;
+const HOT: Kind = Kind::Fixed(600);
+
+#[test]
+fn killed_under_load_hits_go_on_and_the_next_daemon_has_every_acknowledged_item() {
+    if !runs_as_root("killing a pinned daemon") {
+        return;
+    }
+    let pins = Pins::make().unwrap();
+    Namespace::make().unwrap().within(|| killed_under_load(&pins.folder()));
+}
+
+fn stable(number: usize) -> (String, Vec<u8>) {
+    (format!("stable{number}"), value(Kind::Varied(1200), number, 1))
+}
+
+fn killed_under_load(folder: &Path) {
+    let options = format!(
+        "--fastpath lo --fastpath-required --fastpath-pin={} --fastpath-grace 3 -m 256 -v",
+        folder.display()
+    );
+    let mut server = start(&options);
+    let address = server.socket_address().unwrap();
+    fill(address, STABLE_ITEMS);
+    // For each hot key the number of the last write that was acknowledged; one more may be under way.
+    let acknowledged: Vec<usize> = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_until_killed(address));
+        let socket = client(address);
+        for number in 0..2000 {
+            let (key, value) = stable(number * 7 % STABLE_ITEMS);
+            assert_eq!(get(&socket, &key).unwrap(), value);
+        }
+        server.end("KILL").unwrap();
+        writer.join().unwrap()
+    });
+    let killed = Instant::now();
+    let socket = client(address);
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let answered = (0..500).filter(|number| {
+        let (key, value) = stable(*number);
+        get(&socket, &key).inspect(|got| assert_eq!(*got, value)).is_some()
+    });
+    let (answered, within) = (answered.count(), killed.elapsed());
+    assert!(answered == 500 || within > Duration::from_secs(2), "{answered} of 500 hits within {within:?}");
+    for (key, acknowledged) in acknowledged.iter().enumerate() {
+        if let Some(got) = get(&socket, &format!("hot{key}")) {
+            assert!(
+                (0..2).any(|more| got == value(HOT, key, acknowledged + more)),
+                "hot{key} is old or torn"
+            );
+        }
+    }
+    // The grace ends: then the kernel passes everything, and nobody is there.
+    let (key, _) = stable(0);
+    while get(&socket, &key).is_some() {
+        assert!(killed.elapsed() < Duration::from_secs(60), "the grace is 3 s");
+    }
+    let begun = Instant::now();
+    let server = Server::start_again(&Target::unbuckle(binary()), &words(&options), address.port()).unwrap();
+    let listens = begun.elapsed();
+    stats(address, "stats\r\n").unwrap();
+    println!("listens after {listens:?}, serves after {:?}: {}", begun.elapsed(), server.errors_text());
+    check_all(address, &acknowledged).unwrap();
+    let socket = client(address);
+    let served = count(&own_stats(address), "fastpath_served");
+    let (key, value) = stable(0);
+    assert_eq!(get(&socket, &key).unwrap(), value);
+    assert_eq!(count(&own_stats(address), "fastpath_served"), served + 1, "the kernel answers again");
+}
+
+/// Stores what stays, several at a time.
+fn fill(server: SocketAddr, items: usize) {
+    const TOGETHER: usize = 100;
+    let mut line = Line::open(server);
+    for first in (0..items).step_by(TOGETHER) {
+        let mut request = Vec::new();
+        for number in first..first + TOGETHER {
+            let (key, value) = stable(number);
+            request.extend_from_slice(format!("set {key} 0 0 {}\r\n", value.len()).as_bytes());
+            request.extend_from_slice(&value);
+            request.extend_from_slice(b"\r\n");
+        }
+        let mut answer = line.ask(&request).unwrap();
+        for number in 0..TOGETHER {
+            assert_eq!(answer, "STORED");
+            if number + 1 < TOGETHER {
+                answer = line.answer().unwrap();
+            }
+        }
+    }
+}
+
+/// Rewrites the hot keys one after another. The number of each one's last acknowledged write.
+fn write_until_killed(server: SocketAddr) -> Vec<usize> {
+    let mut line = Line::open(server);
+    let mut acknowledged = vec![0; HOT_KEYS];
+    for write in 0.. {
+        let key = write % HOT_KEYS;
+        if line.set(&format!("hot{key}"), &value(HOT, key, acknowledged[key] + 1)).is_err() {
+            break;
+        }
+        acknowledged[key] += 1;
+    }
+    acknowledged
+}
+
+/// Every acknowledged item is there; one in mid-write is the old, the new or absent.
+fn check_all(server: SocketAddr, acknowledged: &[usize]) -> Result<()> {
+    let stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    let mut stream = BufReader::new(stream);
+    let mut fetch = |key: &str| -> Result<Option<Vec<u8>>> {
+        stream.get_mut().write_all(format!("get {key}\r\n").as_bytes())?;
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        if line == "END\r\n" {
+            return Ok(None);
+        }
+        let length: usize = line.trim_end().rsplit(' ').next().context("a header")?.parse()?;
+        let mut value = vec![0; length + "\r\nEND\r\n".len()];
+        std::io::Read::read_exact(&mut stream, &mut value)?;
+        value.truncate(length);
+        Ok(Some(value))
+    };
+    for number in 0..STABLE_ITEMS {
+        let (key, value) = stable(number);
+        anyhow::ensure!(fetch(&key)?.as_deref() == Some(&value[..]), "{key} is lost or wrong");
+    }
+    let mut absent = 0;
+    for (key, acknowledged) in acknowledged.iter().enumerate() {
+        match fetch(&format!("hot{key}"))? {
+            Some(got) => {
+                let right = (0..2).any(|more| got == value(HOT, key, acknowledged + more));
+                anyhow::ensure!(right, "hot{key} is neither write {acknowledged} nor the next");
+            }
+            None => absent += 1,
+        }
+    }
+    // The writer had one key in hand.
+    anyhow::ensure!(absent <= 1, "{absent} acknowledged items are lost");
+    Ok(())
+}
+
+/// Addresses of the attack: documentation's own, which no default range allows.
+const SPOOFED: &str = "198.51.100.0/24";
+const SOURCES: u8 = 20;
+const ROUNDS: u32 = 300;
+
+#[test]
+fn spoofed_sources_get_little_with_the_fast_path() {
+    attack("--fastpath veth0 --fastpath-required");
+}
+
+#[test]
+fn spoofed_sources_get_little_without_it() {
+    attack("");
+}
+
+/// Somebody sends requests from addresses that are not theirs, to have the replies, longer than the requests, sent there.
+fn attack(options: &str) {
+    if !runs_as_root("an attack with spoofed sources") {
+        return;
+    }
+    let (home, outside) = (Namespace::make().unwrap(), Namespace::make().unwrap());
+    home.veth(&outside, "10.7.0.1/24", "10.7.0.2/24").unwrap();
+    home.ip("route add default via 10.7.0.2").unwrap();
+    // Whoever sends from there hears what is sent there: so it can be counted.
+    outside.ip(&format!("route add local {SPOOFED} dev lo")).unwrap();
+    let options = format!("{options} -l 10.7.0.1");
+    let server = home.within(|| start(&options));
+    let local = server.socket_address().unwrap();
+    let address = SocketAddr::new([10, 7, 0, 1].into(), local.port());
+    home.within(|| Line::open(local).set("long", &[b'v'; 1200]).unwrap());
+    outside.within(|| {
+        let neighbour = client(address);
+        for _ in 0..200 {
+            assert_eq!(get(&neighbour, "long").unwrap().len(), 1200, "who may ask is answered");
+        }
+        let began = Instant::now();
+        let (sent_bytes, got_bytes, replies) = flood(address);
+        let elapsed_s = began.elapsed().as_secs_f64();
+        assert!(got_bytes <= 3 * sent_bytes, "{got_bytes} bytes came for {sent_bytes}");
+        // A hundred at once and a hundred each second, from each source.
+        let most = f64::from(SOURCES) * 100.0 * (2.0 + elapsed_s);
+        assert!((replies as f64) < most, "{replies} replies in {elapsed_s} s");
+    });
+    let own = home.within(|| own_stats(local));
+    assert!(count(&own, "udp_dropped_size") + count(&own, "udp_dropped_rate") > 0, "{own:?}");
+    if own.contains_key("fastpath") {
+        assert!(count(&own, "fastpath_served") >= 200, "{own:?}");
+        assert!(count(&own, "fastpath_passed_policy") >= u64::from(SOURCES) * u64::from(ROUNDS), "{own:?}");
+    }
+}
+
+/// Asks from many addresses for a long value, and for a miss. Bytes sent, bytes that came back, and how many replies.
+fn flood(server: SocketAddr) -> (usize, usize, usize) {
+    let (mut sent_bytes, mut got_bytes, mut replies) = (0, 0, 0);
+    let sources: Vec<UdpSocket> = (1..=SOURCES)
+        .map(|host| {
+            let socket = UdpSocket::bind((Ipv4Addr::new(198, 51, 100, host), 0)).unwrap();
+            socket.connect(server).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+        .collect();
+    let mut take = |socket: &UdpSocket| {
+        let mut reply = [0; 2048];
+        loop {
+            match socket.recv(&mut reply) {
+                Ok(length) => {
+                    got_bytes += length;
+                    replies += 1;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    for _ in 0..ROUNDS {
+        for socket in &sources {
+            for request in [&b"\0\x07\0\0\0\x01\0\0get long\r\n"[..], b"\0\x07\0\0\0\x01\0\0get no\r\n"] {
+                sent_bytes += socket.send(request).unwrap_or(0);
+            }
+            take(socket);
+        }
+    }
+    // What is still on its way has come when a neighbour's later request has been answered.
+    let neighbour = client(server);
+    assert!(get(&neighbour, "long").is_some());
+    sources.iter().for_each(&mut take);
+    (sent_bytes, got_bytes, replies)
+}
