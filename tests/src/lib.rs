@@ -13,13 +13,13 @@
 pub mod authority;
 pub mod connection;
 pub mod escape;
-pub mod network;
 pub mod frame;
 pub mod module;
+pub mod network;
 pub mod play;
 pub mod process;
 pub mod server;
 pub mod suite;
-pub mod torture;
 pub mod tls;
+pub mod torture;
 pub mod transcript;

@@ -150,11 +150,7 @@ fn what_is_missing_is_said_and_service_goes_on_without() {
         let address = server.socket_address().unwrap();
         Line::open(address).set("a", b"hello").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"hello");
-        assert!(
-            server.errors_text().contains("no interface \"nowhere0\""),
-            "{}",
-            server.errors_text()
-        );
+        assert!(server.errors_text().contains("no interface \"nowhere0\""), "{}", server.errors_text());
         assert!(!own_stats(address).contains_key("fastpath"));
         for (arguments, what) in [
             (&["--fastpath", "lo", "--fastpath-required", "-p", "0"][..], "UDP is off"),
