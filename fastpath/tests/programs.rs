@@ -237,11 +237,11 @@ fn items_come_and_go() {
     }
     rig.ask(b"delete key\r\n");
     passes(&mut rig, &get, Reason::Miss);
-    rig.set(b"key", 0, 10, b"value");
+    rig.set(b"key", 0, 1000, b"value");
     served(&mut rig, &get);
-    rig.advance(9);
+    rig.advance(900);
     served(&mut rig, &get);
-    rig.advance(1);
+    rig.advance(100);
     passes(&mut rig, &get, Reason::Miss);
     rig.set(b"key", 0, -1, b"value");
     passes(&mut rig, &get, Reason::Miss);
@@ -249,11 +249,11 @@ fn items_come_and_go() {
     rig.ask(b"flush_all\r\n");
     passes(&mut rig, &get, Reason::Miss);
     rig.set(b"key", 0, 0, b"value");
-    rig.ask(b"flush_all 5\r\n");
+    rig.ask(b"flush_all 1000\r\n");
     served(&mut rig, &get);
-    rig.advance(4);
+    rig.advance(900);
     served(&mut rig, &get);
-    rig.advance(1);
+    rig.advance(100);
     passes(&mut rig, &get, Reason::Miss);
     // What the server has to think about.
     rig.set(b"key", 0, 0, &vec![b'x'; 100_000]);

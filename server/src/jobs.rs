@@ -4,12 +4,10 @@
 //! A watcher is never answered again: what it sends is thrown away, and its end is listened for. After a dump the
 //! connection goes on, with what it has sent meanwhile.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, READ_BYTES_MIN};
 use crate::dump::Dump;
-use crate::turn::{Leftover, Sent, Server, Turn};
-use crate::watch::{CloseReason, Watcher};
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use crate::turn::{Filled, Leftover, Received, Sent, Server, Turn};
+use crate::watch::Watcher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use unbuckle_engine::OUTPUT_BYTES_MIN;
@@ -28,6 +26,8 @@ impl<'s> Server<'s, '_> {
         let Some(Job::Watching(watcher)) = &connection.job else { return Turn::Close };
         let watcher = Arc::clone(watcher);
         connection.input.clear();
+        connection.peeking = false;
+        connection.read_bytes = READ_BYTES_MIN;
         if !self.discard_input(connection) {
             return Turn::Close;
         }
@@ -60,15 +60,11 @@ impl<'s> Server<'s, '_> {
             if !connection.readable {
                 break;
             }
-            match rustix::net::recv(&connection.socket, &mut self.input[..], RecvFlags::empty()) {
-                Ok((0, _)) => {
-                    connection.close_reason = CloseReason::Normal;
-                    return false;
-                }
-                Ok((got, _)) => self.counts.bytes_read.add(got as u64),
-                Err(Errno::AGAIN) => connection.readable = false,
-                Err(Errno::INTR) => {}
-                Err(_) => return false,
+            // The same way as requests: TLS has to see its records.
+            match self.receive(connection, &mut Filled::default()) {
+                Received::Bytes | Received::Nothing => {}
+                Received::Later => break,
+                Received::End => return false,
             }
         }
         true

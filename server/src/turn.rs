@@ -80,7 +80,7 @@ struct Allowance {
     renewals: u32,
 }
 
-enum Received {
+pub(crate) enum Received {
     Bytes,
     Nothing,
     /// Nothing yet, and there is more to read: the others first.
@@ -97,8 +97,8 @@ pub(crate) enum Sent {
 }
 
 /// The front of the input buffer.
-#[derive(Clone, Copy)]
-struct Filled {
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Filled {
     bytes: usize,
     /// How many of them, at the end, the kernel's buffer still holds.
     peeked: usize,
@@ -257,7 +257,7 @@ impl<'s, 'r> Server<'s, 'r> {
     }
 
     /// Reads behind the first `filled` bytes of the input buffer, or looks at what is to be read.
-    fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
+    pub(crate) fn receive(&mut self, connection: &mut Connection<'_>, filled: &mut Filled) -> Received {
         if connection.tls.is_some() {
             return self.receive_sealed(connection, filled);
         }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use unbuckle_layout::{hash, header};
 use unbuckle_tests::server::{Address, Server, Target, unbuckle_path};
@@ -24,8 +25,11 @@ impl MemoryFile {
     }
 
     fn try_server(&self) -> anyhow::Result<Server> {
+        // Built once, not for each start.
+        static BINARY: OnceLock<PathBuf> = OnceLock::new();
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let target = Target::unbuckle(unbuckle_path(&here.join("..")).unwrap());
+        let binary = BINARY.get_or_init(|| unbuckle_path(&here.join("..")).unwrap());
+        let target = Target::unbuckle(binary.clone());
         let options = ["-e", self.0.to_str().unwrap()].map(str::to_owned);
         Server::start(&target, &options, Transport::Tcp, false)
     }

@@ -536,7 +536,7 @@ fn certificates_are_read_again_on_a_hangup() {
     let old = shown();
     std::fs::write(authority.certificate("server"), "garbage").unwrap();
     hang_up();
-    wait_for("the server says what is wrong", &|| server.errors_text().contains("stay in force"));
+    wait_for("the server says what is wrong", &|| server.errors_text().contains("stay as they are"));
     assert_eq!(shown(), old);
     become_other(&authority, "second");
     hang_up();

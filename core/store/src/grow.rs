@@ -27,13 +27,13 @@ fn number_of(unit: Unit, position: usize) -> u64 {
 }
 
 impl<'s, 'r> Worker<'s, 'r> {
-    /// Called after an item was stored: grows the index when its stripe has become full enough.
+    /// Called after an item was stored, when nothing is locked: grows the index when its stripe has become full enough.
     #[inline]
     pub(crate) fn tend_index(&mut self, hash: u64) {
-        if self.store.index_is_dense(hash) {
+        if self.store.index_is_dense(hash, 0) {
             // Two steps for one item: growth overtakes what it reacts to.
             for _ in 0..2 {
-                self.grow();
+                self.grow(hash);
             }
         }
     }
@@ -42,14 +42,19 @@ impl<'s, 'r> Worker<'s, 'r> {
     #[cfg(shuttle)]
     #[doc(hidden)]
     pub fn grow_for_test(&mut self) {
-        self.grow();
+        self.grow(0);
     }
 
-    /// Adds a line to the index, if a page for it can be had.
+    /// Adds a line to the index, if a page for it can be had. Another worker that is at it will do for this one, too,
+    /// unless it has not run for so long that items could soon find no room: then it is waited for.
     #[cold]
-    fn grow(&mut self) -> bool {
+    fn grow(&mut self, hash: u64) -> bool {
         let store = self.store;
-        let Some(_growing) = store.grow_lock.try_lock() else { return false };
+        let _growing = match store.grow_lock.try_lock() {
+            Some(growing) => growing,
+            None if store.index_is_dense(hash, 1) => store.grow_lock.lock(store.relax),
+            None => return false,
+        };
         let lines = store.region.load(header::LINES);
         if lines >= LINES_MAX || !self.have_index_page(lines) {
             return false;

@@ -359,14 +359,15 @@ impl<'r> Store<'r> {
         }
     }
 
-    /// The index has become full enough for more lines: all of it, or the key's stripe.
+    /// The index has become full enough for more lines: all of it, or the key's stripe. `beyond`: so many half items a
+    /// line fuller than that.
     #[inline]
-    fn index_is_dense(&self, hash: u64) -> bool {
+    fn index_is_dense(&self, hash: u64, beyond: u64) -> bool {
         let lines = self.region.load(header::LINES);
         let target = Fullness::of(lines);
         let stripe_items = u64::from(self.stripe(index::stripe(hash)).items());
-        self.items_estimate() > lines * target.items_a_line
-            || stripe_items * index::STRIPES > lines * target.items_a_line_of_a_stripe
+        self.items_estimate() * 2 > lines * (target.items_a_line * 2 + beyond)
+            || stripe_items * index::STRIPES * 2 > lines * (target.items_a_line_of_a_stripe * 2 + beyond)
     }
 
     /// Items; half a step a stripe is what the rough sum misses on average.

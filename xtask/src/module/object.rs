@@ -2,7 +2,8 @@
 //!
 //! The compiler is Debian's, because its library sources are packaged with it: `core` is compiled here with the
 //! kernel's own rules for returns and jumps. Nobody who only wants to use the module needs any of this:
-//! `module/core/core.o_shipped` is committed, and is reproducible byte for byte.
+//! `module/core/core.o_shipped` is committed, and is reproducible byte for byte in a folder of the same name: cargo makes the
+//! names of symbols from where a crate is, and the compiler orders functions by name.
 
 use super::{folder, frames, source};
 use crate::gates::symbols::{self, Calls};
@@ -178,7 +179,7 @@ fn stack(object: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the committed object was made of: the compiler, and every file that goes into it.
+/// What the committed object was made of: the compiler, every file that goes into it, and where.
 fn provenance() -> Result<String> {
     let compiler = captured(Command::new(COMPILER).arg("--version"))?;
     let files = captured(Command::new("git").current_dir(root()).args([
@@ -195,20 +196,25 @@ fn provenance() -> Result<String> {
         all.extend(file.bytes());
         all.extend(fs::read(root().join(file))?);
     }
-    let together = folder().join("provenance");
-    fs::create_dir_all(folder())?;
-    fs::write(&together, all)?;
-    let hash = captured(Command::new("git").current_dir(root()).arg("hash-object").arg(&together))?;
-    Ok(format!("{}\nsources {}\n", compiler.trim(), hash.trim()))
+    let folder = hashed(root().canonicalize()?.display().to_string().as_bytes())?;
+    Ok(format!("{}\nsources {}\nfolder {folder}\n", compiler.trim(), hashed(&all)?))
 }
 
-/// Of the same sources and compiler, the same bytes must come. Of others, the committed one is older than they are,
+fn hashed(bytes: &[u8]) -> Result<String> {
+    let file = folder().join("to-be-hashed");
+    fs::create_dir_all(folder())?;
+    fs::write(&file, bytes)?;
+    let hash = captured(Command::new("git").current_dir(root()).arg("hash-object").arg(&file))?;
+    Ok(hash.trim().to_owned())
+}
+
+/// Of the same sources in the same place, by the same compiler, the same bytes must come. Of others, the committed one is older than they are,
 /// which is for the next release to change.
 fn committed(object: &Path) -> Result<()> {
     let record = fs::read_to_string(source().join("core/core.from")).context("no object is committed")?;
     if record != provenance()? {
         eprintln!(
-            "module: the committed object is of other sources or another compiler: cargo xtask module object"
+            "module: the committed object is of other sources, another compiler or another folder: cargo xtask module object"
         );
         return Ok(());
     }
