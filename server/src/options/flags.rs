@@ -250,7 +250,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "fastpath",
         Value("interface"),
         "answer gets over UDP (-U) that come in here in the kernel, before the network stack;\n\
-         repeatable; firewall rules do not apply to them; \"unbuckle ctl doctor\" tells what is missing",
+         repeatable; firewall rules do not apply; \"unbuckle ctl doctor\" tells what is missing",
     ),
     long(
         Id::FastPathHook,
