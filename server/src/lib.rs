@@ -97,10 +97,10 @@ fn run(options: Options) -> Result<(), Refusal> {
     // The key may be readable to root only.
     let tls = options.tls_enabled.then(|| Tls::load(&options.extended.tls)).transpose();
     let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
-    let fast_path = prepare_process(&options)?;
+    let (fast_path, mut listening) = prepare_process(&options)?;
+    listen::open_files(&mut listening, &options)?;
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let passwords = Passwords::open(&options)?;
-    let listening = listen::open(&options)?;
     if let Some(notice) = exposure::notice(&options, &listening, passwords.is_some()) {
         say(&notice);
     }
@@ -131,15 +131,16 @@ fn failure(what: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal::new(exit::OS_ERROR, format!("{what}: {error}"))
 }
 
-/// What must be done before privileges are dropped, and dropping them.
-fn prepare_process(options: &Options) -> Result<Option<FastPath>, Refusal> {
+/// What must be done before privileges are dropped, binding ports below 1024 among it, and dropping them.
+fn prepare_process(options: &Options) -> Result<(Option<FastPath>, Listening), Refusal> {
     if options.core_dumps {
         limits::raise_core_files()?;
     }
     limits::raise_open_files(options)?;
     let fast_path = fastpath::prepare(options, &mut |line| say(line))?;
+    let listening = listen::open(options)?;
     limits::drop_privileges(options, &mut |line| say(&line))?;
-    Ok(fast_path)
+    Ok((fast_path, listening))
 }
 
 fn write_pid_file(path: &std::path::Path) {

@@ -75,9 +75,6 @@ impl Listening {
 
 pub(crate) fn open(options: &Options) -> Result<Listening, Refusal> {
     let mut listening = Listening::default();
-    if let Some(path) = &options.unix_socket {
-        listening.listeners.push(open_unix(path, options)?);
-    }
     if let Some(port) = options.tcp_port {
         listening.listeners.extend(open_all(options, port, "TCP", |address, protection| {
             open_tcp(address, protection, options)
@@ -87,8 +84,16 @@ pub(crate) fn open(options: &Options) -> Result<Listening, Refusal> {
         listening.datagram_doors =
             open_all(options, port, "UDP", |address, _| open_udp(address, options.threads))?;
     }
-    write_port_file(&listening);
     Ok(listening)
+}
+
+/// Opens what is a file, and so belongs to whom the server runs as: to be called when privileges have been dropped.
+pub(crate) fn open_files(listening: &mut Listening, options: &Options) -> Result<(), Refusal> {
+    if let Some(path) = &options.unix_socket {
+        listening.listeners.push(open_unix(path, options)?);
+    }
+    write_port_file(listening);
+    Ok(())
 }
 
 /// Opens every address that `-l` names, or all there are.

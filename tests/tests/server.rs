@@ -323,3 +323,24 @@ fn user_core_files_locked_memory_and_pid_file() {
     assert!(!pid_file.exists());
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn a_port_below_1024_is_bound_before_privileges_go() {
+    if !rustix::process::geteuid().is_root() {
+        // In CI this runs as root.
+        assert!(std::env::var_os("CI").is_none(), "needs root");
+        eprintln!("SKIPPED a_port_below_1024_is_bound_before_privileges_go: needs root");
+        return;
+    }
+    // An address of this test's own, so that the port is free on it.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let address = std::net::Ipv4Addr::new(127, 77, high, low);
+    let server = start(&["-l", &address.to_string(), "-p", "79", "-U", "79", "-u", "nobody"]);
+    let mut client = BufReader::new(TcpStream::connect((address, 79)).unwrap());
+    client.get_mut().set_read_timeout(Some(HUNG)).unwrap();
+    client.get_mut().write_all(b"mn\r\n").unwrap();
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    assert_eq!(line, "MN\r\n");
+    assert_eq!(of_process(&server, "status", "Uid:"), ["65534"; 4]);
+}
