@@ -334,7 +334,7 @@ fn a_port_below_1024_is_bound_before_privileges_go() {
     }
     // An address of this test's own, so that the port is free on it.
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    let address = std::net::Ipv4Addr::new(127, 77, high, low);
+    let address = Ipv4Addr::new(127, 77, high, low);
     let server = start(&["-l", &address.to_string(), "-p", "79", "-U", "79", "-u", "nobody"]);
     let mut client = BufReader::new(TcpStream::connect((address, 79)).unwrap());
     client.get_mut().set_read_timeout(Some(HUNG)).unwrap();
