@@ -53,9 +53,6 @@ impl<'s> Server<'s, '_> {
 
     /// Throws away what the client has sent. False: it has gone.
     fn discard_input(&mut self, connection: &mut Connection<'_>) -> bool {
-        if connection.tls.is_some() {
-            return self.discard_input_sealed(connection);
-        }
         for _ in 0..STEPS_PER_TURN {
             if !connection.readable {
                 break;

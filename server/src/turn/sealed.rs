@@ -119,18 +119,6 @@ impl Server<'_, '_> {
         if opened.plain_bytes == 0 { Received::Nothing } else { Received::Bytes }
     }
 
-    /// Opens what has come and throws it away. False: the other side has gone.
-    pub(crate) fn discard_input_sealed(&mut self, connection: &mut Connection<'_>) -> bool {
-        while connection.readable {
-            match self.receive_sealed(connection, &mut Filled { bytes: 0, peeked: 0 }) {
-                Received::Bytes => {}
-                Received::Nothing | Received::Later => break,
-                Received::End => return false,
-            }
-        }
-        true
-    }
-
     /// Sends what TLS has to say, behind what is parked. False: that could not even be parked.
     fn send_control(&mut self, connection: &mut Connection<'_>) -> bool {
         let control = std::mem::take(&mut self.tls.control);
