@@ -5,7 +5,8 @@
 //! knows a clock, a thread or a socket. All memory comes from the door, as do the time and the way to wait.
 //!
 //! One module, one subject: [`log`] where records are written, [`read`] and [`write`] what requests do, [`insert`] and
-//! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] large values, [`pages`] and
+//! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] (with [`upload`], [`pin`] and
+//! [`join`]) large values, [`pages`] and
 //! [`queue`] the memory beneath, [`spare`] its way back, [`adopt`] and [`repair`] what a store before this one has left in it;
 //! [`walk`] and [`observe`] are for those who look on.
 #![no_std]
@@ -17,24 +18,29 @@ mod counts;
 mod crawl;
 mod grow;
 mod insert;
+mod join;
 mod lock;
 mod log;
 mod observe;
 mod pages;
+mod pin;
 mod queue;
 mod read;
 mod reclaim;
 mod repair;
 mod spare;
+mod upload;
 mod walk;
 mod write;
 
 pub use adopt::{Adopted, Left, Life, Unreadable, left, pages_noted, unseal};
-pub use chunks::{Pin, Side, Upload};
 pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
+pub use join::Side;
 pub use observe::{Missing, Observer};
 pub use pages::Page;
+pub use pin::Pin;
+pub use upload::Upload;
 pub use walk::Walk;
 
 use lock::{Guard, Lock};
