@@ -11,6 +11,7 @@
 //! Not here: unit tests (beside the code), load, and anything that measures time.
 
 pub mod authority;
+pub mod cable;
 pub mod connection;
 pub mod datagram;
 pub mod escape;

@@ -41,6 +41,10 @@ impl Namespace {
         Ok(namespace)
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `ip`, with these words, in this namespace.
     pub fn ip(&self, words: &str) -> Result<()> {
         let all: Vec<&str> = ["-n", &self.name].into_iter().chain(words.split(' ')).collect();
