@@ -12,8 +12,10 @@
 
 pub mod authority;
 pub mod connection;
+pub mod datagram;
 pub mod escape;
 pub mod frame;
+pub mod line;
 pub mod module;
 pub mod network;
 pub mod play;

@@ -47,6 +47,13 @@ impl Namespace {
         ip(&all)
     }
 
+    /// `ethtool`, with these words, in this namespace.
+    pub fn ethtool(&self, words: &str) -> Result<()> {
+        let inside = ["netns", "exec", &self.name, "ethtool"];
+        run(Command::new("ip").args(inside).args(words.split(' ')))
+            .context("ethtool (apt-get install ethtool)")
+    }
+
     /// A veth pair to another namespace: here `near`, there `far`, each with an address.
     pub fn veth(&self, other: &Namespace, near: &str, far: &str) -> Result<()> {
         self.ip(&format!("link add veth0 type veth peer name veth0 netns {}", other.name))?;
