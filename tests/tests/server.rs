@@ -70,6 +70,25 @@ impl Client {
         assert_eq!(self.line().as_deref(), Some("STORED"));
     }
 
+    const FILL_BYTES: usize = 8000;
+
+    /// Stores more than `bytes` in all.
+    fn fill(&mut self, bytes: u64, round: u64) {
+        const BATCH: u64 = 50;
+        let value = [b'v'; Client::FILL_BYTES];
+        for batch in 0..bytes / value.len() as u64 / BATCH + 2 {
+            let mut requests = Vec::new();
+            for number in batch * BATCH..(batch + 1) * BATCH {
+                let line = format!("set {round}-{number} 0 0 {} noreply\r\n", value.len());
+                requests.extend_from_slice(line.as_bytes());
+                requests.extend_from_slice(&value);
+                requests.extend_from_slice(b"\r\n");
+            }
+            self.send(&requests);
+            assert_eq!(self.ask("mn"), "MN");
+        }
+    }
+
     /// Waits until some connection is in this state, as `stats conns` tells it.
     fn wait_for_state(&mut self, state: &str) {
         let wanted = format!(":state {state}");
@@ -101,6 +120,39 @@ fn a_pinned_value_goes_on_after_a_stall_with_nothing_parked() {
     reader.lines.read_exact(&mut received).unwrap();
     assert!(received == value, "the value arrived damaged");
     assert_eq!(reader.lines_up_to("END"), [""]);
+}
+
+/// Megabytes of a process that are in memory.
+fn resident_mb(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+/// What the limit no longer allows goes back to the kernel, not only to the pool; and it can be taken again.
+#[test]
+fn a_lower_memory_limit_is_seen_in_the_resident_memory() {
+    const FULL_MB: u64 = 192;
+    const LOWER_MB: u64 = 48;
+    let mut server = start(&["-l", "127.0.0.1", "-p", "-1", "-m", &FULL_MB.to_string(), "-t", "2"]);
+    let process = server.id();
+    let mut client = Client::connect(&server);
+    let empty_mb = resident_mb(process);
+    for round in 0..2 {
+        client.fill(FULL_MB << 20, round);
+        let full_mb = resident_mb(process);
+        assert!(full_mb > empty_mb + FULL_MB * 9 / 10, "{full_mb} MB resident, {empty_mb} when it was empty");
+        assert_eq!(client.ask(&format!("cache_memlimit {LOWER_MB}")), "OK");
+        // All but a few pages: those that are still being filled, and the index's.
+        let wanted_mb = full_mb - (FULL_MB - LOWER_MB) + 8;
+        let resident = |mb: u64| (mb <= wanted_mb).then_some(());
+        server
+            .wait_for(&format!("{full_mb} MB becoming {wanted_mb}"), || resident(resident_mb(process)))
+            .unwrap();
+        let items: u64 = client.stat("", "curr_items").unwrap().parse().unwrap();
+        assert!(items * Client::FILL_BYTES as u64 > (LOWER_MB << 20) * 3 / 4, "{items} items are left");
+        assert_eq!(client.ask(&format!("cache_memlimit {FULL_MB}")), "OK");
+    }
 }
 
 /// The timer that tells a worker the second has to be read, else it tells one and no more. Two connections are closed for

@@ -157,6 +157,9 @@ impl Core {
             evict: settings.evict != 0,
             seed: settings.seed,
             relax,
+            // vmalloc's pages stay mapped for the life of the module.
+            give_back: None,
+            read_from_outside: false,
         };
         let store = Store::new(parts, &options).ok()?;
         let core: &'static Core = core?.fill_one(Core {
