@@ -62,6 +62,11 @@ impl Passwords {
         Ok(Some(Passwords { path, form: Form::Database }))
     }
 
+    /// The file that is read again, on SIGHUP or at each attempt.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads the file of `-Y` again. If that fails, the passwords stay as they were.
     pub(crate) fn reload(&self) -> Result<(), String> {
         let Form::File(entries) = &self.form else { return Ok(()) };

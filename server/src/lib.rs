@@ -7,6 +7,7 @@
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
 //! - `fastpath/` gets that are answered in the kernel
+//! - `sandbox/` what the server gives up before it serves
 //! - `authentication.rs` who may come in; `tls/` certificates, sessions
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
@@ -32,6 +33,7 @@ pub mod options;
 mod prefixes;
 mod restart;
 mod roster;
+mod sandbox;
 mod shared;
 mod system;
 mod tls;
@@ -235,6 +237,7 @@ fn serve(
             .switch_on(sockets, &shared.options, &shared.clock, &mut |line| say(line))
             .map_err(|error| failure("cannot switch the fast path on", error))?;
     }
+    sandbox::confine_files(shared);
     let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
     let served = serve_shared(shared, listening, signals, seed[0]);
     shared.hub.stop();
@@ -270,6 +273,7 @@ fn serve_shared(
     }
     if let (1, [_]) = (shared.desks.len(), &sockets[..]) {
         let sockets = sockets.into_iter().flatten().collect();
+        sandbox::confine_calls(shared);
         return work(shared, 0, sockets, seed, Some(acceptor));
     }
     serve_with_threads(shared, sockets, seed, acceptor)
@@ -299,6 +303,7 @@ fn serve_with_threads<'s>(
                 }
             }
         }
+        sandbox::confine_calls(shared);
         let accepted = acceptor.run().map_err(|error| failure("the acceptor's poll failed", error));
         shared.stop();
         for worker in workers {

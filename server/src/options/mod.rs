@@ -10,7 +10,7 @@ mod flags;
 mod tls;
 
 pub use addresses::{Cidr, ListenAddress, Protection};
-pub use extended::Extended;
+pub use extended::{Extended, Sandbox};
 pub use fastpath::{FastPathOptions, HookChoice, PIN_FOLDER_DEFAULT};
 use flags::{Found, Id, Takes};
 use std::ffi::OsString;
