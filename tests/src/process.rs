@@ -68,7 +68,8 @@ impl Process {
 
     /// What it wrote to its standard error.
     pub fn errors(&self) -> String {
-        std::fs::read_to_string(self.folder.join("errors")).unwrap_or_default()
+        // With -vv, what clients have sent is in it.
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("errors")).unwrap_or_default()).into_owned()
     }
 
     /// Waits until `look` sees something.
