@@ -17,11 +17,14 @@ pub(crate) struct Address {
 /// An interface, as far as programs are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
+    pub(crate) name: String,
     pub(crate) index: u32,
     pub(crate) mac: [u8; 6],
     pub(crate) loopback: bool,
     /// VLANs that end at it.
     pub(crate) vlans: Vec<u16>,
+    /// Whether there is any VLAN on top of it, ours or not.
+    pub(crate) carries_vlans: bool,
 }
 
 /// One line of the kernel's list: an interface by name, its flags, and one thing that it has.
@@ -100,11 +103,11 @@ fn index_of(entries: &[Entry], name: &str) -> u32 {
     entries.iter().find_map(index).unwrap_or(0)
 }
 
-/// All addresses in this network namespace.
+/// All addresses in this network namespace, but for those of interfaces that are down: the kernel has no use for them.
 pub(crate) fn addresses() -> io::Result<Vec<Address>> {
     let entries = entries()?;
     let mut addresses = Vec::new();
-    for entry in &entries {
+    for entry in entries.iter().filter(|entry| entry.flags & libc::IFF_UP as u32 != 0) {
         // An address may have a label of its own behind its interface's name.
         let interface = index_of(&entries, entry.name.split(':').next().unwrap_or_default());
         if let Has::Address(address, broadcast) = entry.has {
@@ -126,20 +129,29 @@ pub(crate) fn facts(name: &str) -> io::Result<Facts> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such interface"));
     };
     let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
-    Ok(Facts { index, mac, loopback, vlans: vlans(&entries, name, mac) })
+    let on_top = vlans(name);
+    let is_ours = |vlan: &&(String, u16)| {
+        let same_mac = |entry: &Entry| matches!(entry.has, Has::Link { mac: own, .. } if own == mac);
+        entries.iter().any(|entry| entry.name == vlan.0 && same_mac(entry))
+    };
+    Ok(Facts {
+        name: name.to_owned(),
+        index,
+        mac,
+        loopback,
+        vlans: on_top.iter().filter(is_ours).map(|vlan| vlan.1).collect(),
+        carries_vlans: !on_top.is_empty(),
+    })
 }
 
-/// VLANs on top of the interface, in this namespace, under the same MAC address. None when nobody has asked for any.
-fn vlans(entries: &[Entry], name: &str, mac: [u8; 6]) -> Vec<u16> {
+/// VLANs on top of the interface, in this namespace, by name and number. None when nobody has asked for any.
+fn vlans(name: &str) -> Vec<(String, u16)> {
     // "eth0.7 | 7 | eth0"
     let table = std::fs::read_to_string("/proc/thread-self/net/vlan/config").unwrap_or_default();
     let of_line = |line: &str| {
         let mut fields = line.split('|').map(str::trim);
         let (vlan, id, parent) = (fields.next()?, fields.next()?, fields.next()?);
-        let same_mac = |entry: &Entry| {
-            entry.name == vlan && matches!(entry.has, Has::Link { mac: own, .. } if own == mac)
-        };
-        if parent == name && entries.iter().any(same_mac) { id.parse().ok() } else { None }
+        if parent == name { Some((vlan.to_owned(), id.parse().ok()?)) } else { None }
     };
     table.lines().filter_map(of_line).collect()
 }

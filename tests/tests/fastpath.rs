@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use unbuckle_tests::line::Line;
 use unbuckle_tests::network::{Namespace, Pins, output, runs_as_root};
 use unbuckle_tests::server::{Server, Target, stats, unbuckle_path};
 use unbuckle_tests::torture::value::{Kind, value};
@@ -27,37 +28,6 @@ fn words(text: &str) -> Vec<String> {
 
 fn start(options: &str) -> Server {
     Server::start(&Target::unbuckle(binary()), &words(options), Transport::Udp, false).unwrap()
-}
-
-/// A connection for commands that are answered in one line each.
-struct Line(BufReader<TcpStream>);
-
-impl Line {
-    fn open(server: SocketAddr) -> Line {
-        let stream = TcpStream::connect(server).unwrap();
-        stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
-        Line(BufReader::new(stream))
-    }
-
-    fn ask(&mut self, request: &[u8]) -> Result<String> {
-        self.0.get_mut().write_all(request)?;
-        self.answer()
-    }
-
-    fn answer(&mut self) -> Result<String> {
-        let mut line = String::new();
-        anyhow::ensure!(self.0.read_line(&mut line)? > 0, "the server closed");
-        Ok(line.trim_end().to_owned())
-    }
-
-    fn set(&mut self, key: &str, value: &[u8]) -> Result<()> {
-        let mut request = format!("set {key} 0 0 {}\r\n", value.len()).into_bytes();
-        request.extend_from_slice(value);
-        request.extend_from_slice(b"\r\n");
-        let answer = self.ask(&request)?;
-        anyhow::ensure!(answer == "STORED", "{key} was answered `{answer}`");
-        Ok(())
-    }
 }
 
 /// The value of a key over UDP: `None` when nobody answered, within a tenth of a second if `patient` is not set.
@@ -98,7 +68,7 @@ fn hits_count_like_any_others() {
     Namespace::make().unwrap().within(|| {
         let server = start("--fastpath lo --fastpath-required");
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         let socket = client(address);
         for _ in 0..50 {
             assert_eq!(get(&socket, "a").unwrap(), b"hello");
@@ -124,7 +94,7 @@ fn privileges_are_dropped_when_all_is_attached_and_an_orderly_end_detaches() {
     Namespace::make().unwrap().within(|| {
         let mut server = start("--fastpath lo --fastpath-required -u nobody");
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"hello");
         assert_eq!(count(&own_stats(address), "fastpath_served"), 1);
         let options = format!("ctl doctor -l 127.0.0.1 -U {} --fastpath lo", address.port());
@@ -148,7 +118,7 @@ fn what_is_missing_is_said_and_service_goes_on_without() {
     Namespace::make().unwrap().within(|| {
         let server = start("--fastpath nowhere0");
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"hello");
         assert!(server.errors_text().contains("no interface \"nowhere0\""), "{}", server.errors_text());
         assert!(!own_stats(address).contains_key("fastpath"));
@@ -182,7 +152,7 @@ fn detach_ends_what_a_daemon_has_left_but_not_what_it_has() {
         let mut server =
             start(&format!("--fastpath lo --fastpath-required --fastpath-pin={}", folder.display()));
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         let (code, text) = detach();
         assert!(code == 1 && text.contains("running"), "{text}");
         assert!(server.end("TERM").unwrap().success());
@@ -210,7 +180,7 @@ fn a_pinned_cache_of_another_size_makes_room() {
         };
         let mut server = start(&options(32));
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"old").unwrap();
+        Line::open(address).unwrap().set("a", b"old").unwrap();
         server.end("KILL").unwrap();
         let server =
             Server::start_again(&Target::unbuckle(binary()), &words(&options(16)), address.port()).unwrap();
@@ -230,7 +200,7 @@ fn a_server_without_a_fast_path_silences_what_an_earlier_one_has_left() {
         let pinned = format!("--fastpath lo --fastpath-required --fastpath-pin={}", folder.display());
         let mut server = start(&pinned);
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"old").unwrap();
+        Line::open(address).unwrap().set("a", b"old").unwrap();
         server.end("KILL").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"old");
         // This one can't have a fast path: the interface is wrong.
@@ -321,7 +291,7 @@ fn killed_under_load(folder: &Path) {
 /// Stores what stays, several at a time.
 fn fill(server: SocketAddr, items: usize) {
     const TOGETHER: usize = 100;
-    let mut line = Line::open(server);
+    let mut line = Line::open(server).unwrap();
     for first in (0..items).step_by(TOGETHER) {
         let mut request = Vec::new();
         for number in first..first + TOGETHER {
@@ -342,7 +312,7 @@ fn fill(server: SocketAddr, items: usize) {
 
 /// Rewrites the hot keys one after another. The number of each one's last acknowledged write.
 fn write_until_killed(server: SocketAddr) -> Vec<usize> {
-    let mut line = Line::open(server);
+    let mut line = Line::open(server).unwrap();
     let mut acknowledged = vec![0; HOT_KEYS];
     for write in 0.. {
         let key = write % HOT_KEYS;
@@ -420,7 +390,7 @@ fn attack(options: &str) {
     let server = home.within(|| start(&options));
     let local = server.socket_address().unwrap();
     let address = SocketAddr::new([10, 7, 0, 1].into(), local.port());
-    home.within(|| Line::open(local).set("long", &[b'v'; 1200]).unwrap());
+    home.within(|| Line::open(local).unwrap().set("long", &[b'v'; 1200]).unwrap());
     outside.within(|| {
         let neighbour = client(address);
         for _ in 0..200 {

@@ -232,6 +232,60 @@ fn udp_replies_come_from_the_address_that_was_asked() {
     }
 }
 
+/// Requests that came while the server was stopped are answered together: equal neighbours leave as one message, which
+/// the kernel cuts apart again.
+#[test]
+fn udp_replies_that_leave_together_arrive_one_by_one() {
+    const ROUNDS: u16 = 60;
+    let mut server = start(&["-l", "127.0.0.1", "-p", "-1", "-U", "-1", "-t", "1"]);
+    let mut client = Client::connect(&server);
+    let values = [b"a".repeat(30), b"b".repeat(30), b"c".repeat(31), b"d".repeat(10_000), Vec::new()];
+    for (name, value) in ["k0", "k1", "k2", "k3", "k4"].iter().zip(&values) {
+        client.store(name, value);
+    }
+    let process = rustix::process::Pid::from_raw(server.id() as i32).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    let status = format!("/proc/{}/stat", server.id());
+    server
+        .wait_for("the stop", || std::fs::read_to_string(&status).ok()?.contains(") T ").then_some(()))
+        .unwrap();
+    let clients: Vec<UdpSocket> = (0..3)
+        .map(|_| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.set_read_timeout(Some(HUNG)).unwrap();
+            socket.connect((Ipv4Addr::LOCALHOST, server.udp_port)).unwrap();
+            socket
+        })
+        .collect();
+    // Runs of one client and one length, of every length from 1 to 9, and changes of both.
+    let asked = |round: u16| (usize::from(round / 4) % 3, usize::from(round * round / 31) % 5);
+    for round in 0..ROUNDS {
+        let (client, key) = asked(round);
+        let [high, low] = round.to_be_bytes();
+        let mut request = vec![high, low, 0, 0, 0, 1, 0, 0];
+        request.extend_from_slice(format!("get k{key}\r\n").as_bytes());
+        clients[client].send(&request).unwrap();
+    }
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+    for round in 0..ROUNDS {
+        let (client, key) = asked(round);
+        let mut expected = format!("VALUE k{key} 0 {}\r\n", values[key].len()).into_bytes();
+        expected.extend_from_slice(&values[key]);
+        expected.extend_from_slice(b"\r\nEND\r\n");
+        let total = expected.len().div_ceil(1392) as u16;
+        let mut message = Vec::new();
+        for sequence in 0..total {
+            let mut reply = [0; 1500];
+            let bytes = clients[client].recv(&mut reply).unwrap();
+            let frame: Vec<u8> =
+                [round, sequence, total, 0].iter().flat_map(|word| word.to_be_bytes()).collect();
+            assert_eq!(reply[..8], frame);
+            message.extend_from_slice(&reply[8..bytes]);
+        }
+        assert!(message == expected, "round {round}, key {key}");
+    }
+}
+
 #[test]
 fn shutdown_ends_the_server_well() {
     for command in ["shutdown", "shutdown graceful"] {
