@@ -450,3 +450,46 @@ fn a_port_below_1024_is_bound_before_privileges_go() {
     assert_eq!(line, "MN\r\n");
     assert_eq!(of_process(&server, "status", "Uid:"), ["65534"; 4]);
 }
+
+/// What a client gets back for `request` at `host`; empty when it is closed without an answer.
+fn first_answer(server: &Process, host: [u8; 4], request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect((Ipv4Addr::from(host), server.tcp_port)).unwrap();
+    stream.set_read_timeout(Some(HUNG)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = [0; 24];
+    let read = stream.read(&mut answer).unwrap_or_default();
+    answer[..read].to_vec()
+}
+
+#[test]
+fn each_address_has_its_own_protocol() {
+    let listen =
+        "proto[ascii]:127.0.0.1,proto[binary]:127.0.0.2,proto[negotiating]:tag_blue_:127.0.0.3,127.0.0.4";
+    let server = start(&["-p", "-1", "-U", "-1", "-l", listen, "-B", "binary", "-vv"]);
+    let noop = [&[0x80, 0x0a][..], &[0; 22], b"\r\n"].concat();
+    // Address, and whether it answers a line and a frame.
+    for (last, line, frame) in [(1, true, false), (2, false, true), (3, true, true), (4, false, true)] {
+        // Longer than the header of a frame.
+        let text = first_answer(&server, [127, 0, 0, last], b"get no_such_key_as_this_one\r\n");
+        assert_eq!(text == b"END\r\n", line, "127.0.0.{last}: {}", text.escape_ascii());
+        let binary = first_answer(&server, [127, 0, 0, last], &noop);
+        assert_eq!(binary.starts_with(&[0x81, 0x0a]), frame, "127.0.0.{last}: {}", binary.escape_ascii());
+        let socket = UdpSocket::bind((Ipv4Addr::from([127, 0, 0, last]), 0)).unwrap();
+        socket.set_read_timeout(Some(HUNG)).unwrap();
+        let header = [0, 1, 0, 0, 0, 1, 0, 0];
+        // What is not spoken is refused in the words of what is, or dropped: this one is answered everywhere.
+        let (request, answer) =
+            if line { (&b"mn\r\n"[..], &b"MN"[..]) } else { (&noop[..24], &[0x81, 0x0a][..]) };
+        socket
+            .send_to(&[&header, request].concat(), (Ipv4Addr::from([127, 0, 0, last]), server.udp_port))
+            .unwrap();
+        let mut reply = [0; 64];
+        let read = socket.recv(&mut reply).unwrap();
+        assert!(reply[8..read].starts_with(answer), "127.0.0.{last}: {}", reply[..read].escape_ascii());
+    }
+    for told in
+        ["new ascii client connection.", "new binary client connection.", "new auto-negotiating client"]
+    {
+        assert!(server.errors().contains(told), "{told} in {}", server.errors());
+    }
+}
