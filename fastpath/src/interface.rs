@@ -35,8 +35,12 @@ struct Entry {
 }
 
 enum Has {
-    Address(IpAddr, Option<IpAddr>),
-    Link { index: u32, mac: [u8; 6] },
+    /// With the broadcast addresses of its network.
+    Address(IpAddr, Vec<IpAddr>),
+    Link {
+        index: u32,
+        mac: [u8; 6],
+    },
 }
 
 /// Everything about interfaces in the network namespace of this thread.
@@ -55,8 +59,10 @@ fn entries() -> io::Result<Vec<Entry>> {
         // SAFETY: names are C strings that live as long as the list.
         let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
         let has_broadcast = entry.ifa_flags & libc::IFF_BROADCAST as u32 != 0;
-        let broadcast = if has_broadcast { ip(entry.ifa_ifu) } else { None };
-        let has = ip(entry.ifa_addr).map(|own| Has::Address(own, broadcast)).or_else(|| link(entry.ifa_addr));
+        let told = if has_broadcast { ip(entry.ifa_ifu) } else { None };
+        let broadcast = |own| told.into_iter().chain(last_address(own, ip(entry.ifa_netmask))).collect();
+        let has =
+            ip(entry.ifa_addr).map(|own| Has::Address(own, broadcast(own))).or_else(|| link(entry.ifa_addr));
         entries.extend(has.map(|has| Entry { name, flags: entry.ifa_flags, has }));
     }
     // SAFETY: what getifaddrs gave, once.
@@ -85,6 +91,13 @@ fn ip(address: *const libc::sockaddr) -> Option<IpAddr> {
     }
 }
 
+/// The last address of an IPv4 network: for the kernel it is a broadcast address, whether or not the interface was told of
+/// one. Networks of one or two addresses have none.
+fn last_address(own: IpAddr, mask: Option<IpAddr>) -> Option<IpAddr> {
+    let (IpAddr::V4(own), Some(IpAddr::V4(mask))) = (own, mask) else { return None };
+    (mask.to_bits().count_ones() < 31).then(|| Ipv4Addr::from_bits(own.to_bits() | !mask.to_bits()).into())
+}
+
 fn link(address: *const libc::sockaddr) -> Option<Has> {
     if family(address)? != libc::AF_PACKET {
         return None;
@@ -110,9 +123,14 @@ pub(crate) fn addresses() -> io::Result<Vec<Address>> {
     for entry in entries.iter().filter(|entry| entry.flags & libc::IFF_UP as u32 != 0) {
         // An address may have a label of its own behind its interface's name.
         let interface = index_of(&entries, entry.name.split(':').next().unwrap_or_default());
-        if let Has::Address(address, broadcast) = entry.has {
-            addresses.push(Address { address, interface, broadcast: false });
-            addresses.extend(broadcast.map(|address| Address { address, interface, broadcast: true }));
+        if let Has::Address(address, broadcast) = &entry.has {
+            addresses.push(Address { address: *address, interface, broadcast: false });
+            let broadcast = broadcast.iter().filter(|broadcast| *broadcast != address);
+            addresses.extend(broadcast.map(|address| Address {
+                address: *address,
+                interface,
+                broadcast: true,
+            }));
         }
     }
     Ok(addresses)
@@ -159,6 +177,18 @@ fn vlans(name: &str) -> Vec<(String, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_have_a_last_address() {
+        let of = |own: &str, mask: &str| {
+            last_address(own.parse().unwrap(), Some(mask.parse().unwrap())).map(|address| address.to_string())
+        };
+        assert_eq!(of("10.7.0.1", "255.255.255.0").as_deref(), Some("10.7.0.255"));
+        assert_eq!(of("10.7.0.1", "255.255.254.0").as_deref(), Some("10.7.1.255"));
+        assert_eq!(of("10.7.0.1", "255.255.255.254"), None);
+        assert_eq!(of("10.7.0.1", "255.255.255.255"), None);
+        assert_eq!(of("fc00::1", "ffff::"), None);
+    }
 
     #[test]
     fn loopback_is_known() {

@@ -1,11 +1,11 @@
-//! The fast path's life: what starts and ends it, what outlives a daemon, and who is not answered.
+//! The fast path's life: what starts and ends it, and what outlives a daemon.
 //!
 //! Each test has a network and, if it pins, a bpffs of its own. What is answered is in the conformance suite and in
-//! `torture.rs`.
+//! `torture.rs`, who is not in `fastpath_attack.rs`.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -359,94 +359,4 @@ fn check_all(server: SocketAddr, acknowledged: &[usize]) -> Result<()> {
     // The writer had one key in hand.
     anyhow::ensure!(absent <= 1, "{absent} acknowledged items are lost");
     Ok(())
-}
-
-/// Addresses of the attack: documentation's own, which no default range allows.
-const SPOOFED: &str = "198.51.100.0/24";
-const SOURCES: u8 = 20;
-const ROUNDS: u32 = 300;
-
-#[test]
-fn spoofed_sources_get_little_with_the_fast_path() {
-    attack("--fastpath veth0 --fastpath-required");
-}
-
-#[test]
-fn spoofed_sources_get_little_without_it() {
-    attack("");
-}
-
-/// Somebody sends requests from addresses that are not theirs, to have the replies, longer than the requests, sent there.
-fn attack(options: &str) {
-    if !runs_as_root("an attack with spoofed sources") {
-        return;
-    }
-    let (home, outside) = (Namespace::make().unwrap(), Namespace::make().unwrap());
-    home.veth(&outside, "10.7.0.1/24", "10.7.0.2/24").unwrap();
-    home.ip("route add default via 10.7.0.2").unwrap();
-    // Whoever sends from there hears what is sent there: so it can be counted.
-    outside.ip(&format!("route add local {SPOOFED} dev lo")).unwrap();
-    let options = format!("{options} -l 10.7.0.1");
-    let server = home.within(|| start(&options));
-    let local = server.socket_address().unwrap();
-    let address = SocketAddr::new([10, 7, 0, 1].into(), local.port());
-    home.within(|| Line::open(local).unwrap().set("long", &[b'v'; 1200]).unwrap());
-    outside.within(|| {
-        let neighbour = client(address);
-        for _ in 0..200 {
-            assert_eq!(get(&neighbour, "long").unwrap().len(), 1200, "who may ask is answered");
-        }
-        let began = Instant::now();
-        let (sent_bytes, got_bytes, replies) = flood(address);
-        let elapsed_s = began.elapsed().as_secs_f64();
-        assert!(got_bytes <= 3 * sent_bytes, "{got_bytes} bytes came for {sent_bytes}");
-        // A hundred at once and a hundred each second, from each source.
-        let most = f64::from(SOURCES) * 100.0 * (2.0 + elapsed_s);
-        assert!((replies as f64) < most, "{replies} replies in {elapsed_s} s");
-    });
-    let own = home.within(|| own_stats(local));
-    assert!(count(&own, "udp_dropped_size") + count(&own, "udp_dropped_rate") > 0, "{own:?}");
-    if own.contains_key("fastpath") {
-        assert!(count(&own, "fastpath_served") >= 200, "{own:?}");
-        assert!(count(&own, "fastpath_passed_policy") >= u64::from(SOURCES) * u64::from(ROUNDS), "{own:?}");
-    }
-}
-
-/// Asks from many addresses for a long value, and for a miss. Bytes sent, bytes that came back, and how many replies.
-fn flood(server: SocketAddr) -> (usize, usize, usize) {
-    let (mut sent_bytes, mut got_bytes, mut replies) = (0, 0, 0);
-    let sources: Vec<UdpSocket> = (1..=SOURCES)
-        .map(|host| {
-            let socket = UdpSocket::bind((Ipv4Addr::new(198, 51, 100, host), 0)).unwrap();
-            socket.connect(server).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        })
-        .collect();
-    let mut take = |socket: &UdpSocket| {
-        let mut reply = [0; 2048];
-        loop {
-            match socket.recv(&mut reply) {
-                Ok(length) => {
-                    got_bytes += length;
-                    replies += 1;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    };
-    for _ in 0..ROUNDS {
-        for socket in &sources {
-            for request in [&b"\0\x07\0\0\0\x01\0\0get long\r\n"[..], b"\0\x07\0\0\0\x01\0\0get no\r\n"] {
-                sent_bytes += socket.send(request).unwrap_or(0);
-            }
-            take(socket);
-        }
-    }
-    // What is still on its way has come when a neighbour's later request has been answered.
-    let neighbour = client(server);
-    assert!(get(&neighbour, "long").is_some());
-    sources.iter().for_each(&mut take);
-    (sent_bytes, got_bytes, replies)
 }

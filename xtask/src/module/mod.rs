@@ -6,8 +6,8 @@
 mod debug_kernel;
 mod frames;
 mod kbuild;
-mod kernel;
-mod machine;
+pub(crate) mod kernel;
+pub(crate) mod machine;
 mod object;
 mod scenarios;
 
@@ -108,7 +108,7 @@ fn build() -> (Vec<Built>, Vec<Outcome>) {
 }
 
 /// How to get the first of these programs that is not there. Each is a program and the package that has it.
-fn missing(tools: &[(&str, &str)]) -> Option<String> {
+pub(crate) fn missing(tools: &[(&str, &str)]) -> Option<String> {
     tools
         .iter()
         .find(|(tool, _)| program(tool).is_none())
