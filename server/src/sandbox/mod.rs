@@ -28,7 +28,7 @@ pub(crate) fn confine_files(shared: &Shared<'_>) {
     match files::confine(&exceptions(options, shared.passwords.as_ref().map(Passwords::path))) {
         Ok(version) => tell(shared, &format!("files and sockets are confined (Landlock {version})")),
         Err(error) => {
-            tell(shared, &format!("files and sockets are not confined, the kernel has no Landlock: {error}"))
+            tell(shared, &format!("files and sockets are not confined, the kernel has no Landlock: {error}"));
         }
     }
 }
@@ -43,7 +43,10 @@ pub(crate) fn confine_calls(shared: &Shared<'_>) {
     match install(&shared.options, otherwise, Reach::Process) {
         Ok(()) => tell(shared, "system calls are confined (seccomp)"),
         Err(error) => {
-            tell(shared, &format!("system calls are not confined, the kernel has no seccomp for it: {error}"))
+            tell(
+                shared,
+                &format!("system calls are not confined, the kernel has no seccomp for it: {error}"),
+            );
         }
     }
 }
