@@ -306,6 +306,9 @@ pub(super) fn own(shared: &Shared<'_>, reply: &mut Vec<u8>) {
             "udp_dropped_unsent",
         ],
     );
+    if let Some(passwords) = &shared.passwords {
+        stat(reply, "auth_unheard", passwords.unheard());
+    }
     if let Some(fast_path) = &shared.fast_path {
         stat(reply, "fastpath", fast_path.describe());
         since.all(reply, &["fastpath_served", "fastpath_hits"]);

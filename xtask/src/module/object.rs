@@ -34,6 +34,20 @@ const FLAGS: [&str; 9] = [
     "-Cjump-tables=n",
 ];
 
+/// For a kernel with detectors: every access is announced to KASAN, whose memory map lies at this offset; copies go
+/// through functions that announce them; and what the compiler can check, it does.
+const DEBUG_FLAGS: [&str; 9] = [
+    "-Cdebug-assertions=y",
+    "-Coverflow-checks=y",
+    "-Zsanitizer=kernel-address",
+    "-Zsanitizer-recover=kernel-address",
+    "-Cllvm-args=-asan-mapping-offset=0xdffffc0000000000",
+    "-Cllvm-args=-asan-instrumentation-with-call-threshold=0",
+    "-Cllvm-args=-asan-stack=1",
+    "-Cllvm-args=-asan-globals=1",
+    "-Cllvm-args=-asan-kernel-mem-intrinsic-prefix=1",
+];
+
 /// What the kernel and the shim give.
 const GIVEN: [&str; 8] = [
     "memcpy",
@@ -63,10 +77,18 @@ fn shipped() -> PathBuf {
 
 /// Builds the object, with its debug information.
 pub(crate) fn build() -> Result<PathBuf> {
-    let folder = folder().join("core");
+    build_with(&folder().join("core"), &[])
+}
+
+/// The object for a kernel with detectors.
+pub(crate) fn build_debug() -> Result<PathBuf> {
+    build_with(&folder().join("core-debug"), &DEBUG_FLAGS)
+}
+
+fn build_with(folder: &Path, more_flags: &[&str]) -> Result<PathBuf> {
     let sources = captured(Command::new("readlink").args(["-f", SOURCES]))?;
     let sources = sources.trim().trim_end_matches("/library/core/src/lib.rs").to_owned();
-    let flags = FLAGS.map(str::to_owned).into_iter().chain([
+    let flags = FLAGS.iter().chain(more_flags).map(|flag| (*flag).to_owned()).chain([
         format!("--remap-path-prefix={}=/unbuckle", root().display()),
         format!("--remap-path-prefix={sources}=/rust"),
         "--remap-path-prefix=/usr/lib/rustlib/src/rust=/rust".to_owned(),
@@ -74,11 +96,11 @@ pub(crate) fn build() -> Result<PathBuf> {
     let mut build = cargo();
     build.current_dir(source().join("rust"));
     build.args(["build", "--quiet", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET]);
-    build.arg("--target-dir").arg(&folder);
+    build.arg("--target-dir").arg(folder);
     build.env("RUSTC", COMPILER).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
     build.env("CARGO_ENCODED_RUSTFLAGS", flags.collect::<Vec<_>>().join("\x1f")).env_remove("RUSTFLAGS");
     captured(&mut build).context("building the Rust core")?;
-    link(&folder, &folder.join(TARGET).join("release/libunbuckle_core.a"))
+    link(folder, &folder.join(TARGET).join("release/libunbuckle_core.a"))
 }
 
 /// One object with everything that the C interface reaches, and nothing else.
@@ -200,7 +222,7 @@ fn provenance() -> Result<String> {
     Ok(format!("{}\nsources {}\nfolder {folder}\n", compiler.trim(), hashed(&all)?))
 }
 
-fn hashed(bytes: &[u8]) -> Result<String> {
+pub(crate) fn hashed(bytes: &[u8]) -> Result<String> {
     let file = folder().join("to-be-hashed");
     fs::create_dir_all(folder())?;
     fs::write(&file, bytes)?;
