@@ -566,13 +566,7 @@ impl<'s, 'r> Worker<'s, 'r> {
                 Ok(joined) => joined,
                 Err(refused) => return Rewritten::Refused(refused),
             };
-            self.settle(&joined);
-            let mut head = read.place.head;
-            head.stamp = self.draw_stamp(head.stamp);
-            head.cas = cas.unwrap_or(head.stamp);
-            head.options &= !(option::CAS | option::STALE | option::WIN_TOKEN_SENT);
-            head.options |= option::LARGE | if cas.is_some() { option::CAS } else { 0 };
-            match self.commit_chain(key, &read, head, &joined.chain) {
+            match self.commit_joined(key, &read, cas, &joined) {
                 Ok(Committed::Done { cas }) => {
                     self.count(Count::TotalItems);
                     return Rewritten::Done { cas };
@@ -587,6 +581,24 @@ impl<'s, 'r> Worker<'s, 'r> {
         }
     }
 
+    #[inline(never)]
+    fn commit_joined(
+        &mut self,
+        key: &Key<'_>,
+        read: &Read<'r>,
+        cas: Option<u64>,
+        joined: &Upload,
+    ) -> Result<Committed, Refused> {
+        self.settle(joined);
+        let mut head = read.place.head;
+        head.stamp = self.draw_stamp(head.stamp);
+        head.cas = cas.unwrap_or(head.stamp);
+        head.options &= !(option::CAS | option::STALE | option::WIN_TOKEN_SENT);
+        head.options |= option::LARGE | if cas.is_some() { option::CAS } else { 0 };
+        self.commit_chain(key, read, head, &joined.chain)
+    }
+
+    #[inline(never)]
     fn copy_joined(
         &mut self,
         upload: &Upload,
@@ -624,6 +636,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     /// The value that was read, to be copied; `None` if the item has changed since.
+    #[inline(never)]
     fn old_value(&mut self, key: &Key<'_>, read: &Read<'r>) -> Option<Old> {
         let Place { offset, head, .. } = read.place;
         if !head.has(option::LARGE) {
