@@ -16,7 +16,8 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask TASK
   test [--no-skips]                 every test that this machine can run, and what it skipped
   gates                             the core has no reachable panic, float or allocation, and builds for BPF
-  fastpath build|verify             the programs for the kernel: builds what is committed, or proves that it is the same
+  fastpath build|verify|vm          the programs for the kernel: builds what is committed, proves that it is the same, or
+                                    tries it on Debian's kernels in virtual machines
   memcached-tests [--server PATH] [--source DIR] [--all] [FILE]...
                                     memcached's own t/*.t against a server
   clients [--server PATH] [--peer PATH] [--list] [NAME]...

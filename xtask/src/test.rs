@@ -30,6 +30,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
     outcomes.extend(gates::run());
     outcomes.extend(module::test(&[]));
     outcomes.extend(fastpath::verify());
+    outcomes.extend(fastpath::in_machines());
     match unbuckle() {
         Ok(server) => {
             outcomes.extend(clients::all(&server));

@@ -31,7 +31,7 @@ mod meta;
 mod observe;
 mod session;
 
-pub use authentication::Gate;
+pub use authentication::{Admission, Gate};
 pub use counters::{Counter, Counters};
 pub use observe::{Event, Facts, Observer, StoreOutcome, Storing};
 pub use session::Session;
@@ -268,7 +268,7 @@ impl<'s, 'r> Engine<'s, 'r> {
     #[cold]
     fn begin(&self, session: &mut Session, turn: &Turn<'_, '_, '_>) -> Step {
         let Some(first) = turn.rest().first() else { return ControlFlow::Break(Next::Input) };
-        session.binary = match self.settings.protocol {
+        session.binary = match session.protocol.unwrap_or(self.settings.protocol) {
             Protocol::Negotiated => *first == REQUEST_MAGIC,
             Protocol::Text => false,
             Protocol::Binary => true,

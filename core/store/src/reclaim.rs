@@ -16,7 +16,7 @@ use crate::read::Place;
 use crate::{Refused, Store, Worker};
 use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{self, Head};
-use unbuckle_layout::sync::{AtomicU32, Ordering};
+use unbuckle_layout::sync::{AtomicU32, Ordering, fence};
 use unbuckle_layout::{bytes, index};
 
 /// Uses that let an item move from the small queue to main. (The paper asks for two; one costs more moves, and fewer
@@ -264,6 +264,30 @@ impl<'s, 'r> Worker<'s, 'r> {
         store.note_page(number, Use::Free);
         store.pool.give(store.pages, number, store.relax);
         Step::Freed
+    }
+
+    /// Frees a page of the log in which nothing is linked any more, unless it is still being filled or emptied: what has
+    /// died of itself need not wait for eviction.
+    pub(crate) fn free_empty(&mut self, number: u32, page: &Page) {
+        let store = self.store;
+        let Some(_reclaiming) = store.reclaim.lock.try_lock() else { return };
+        let lane = store.lane_of(store.page_start(number));
+        let held = store.queues[lane as usize].hold(store.pages, store.relax);
+        let is_log = page.is_log();
+        // A page that was taken a moment ago, and is not in the queue yet, has no neighbour; whoever sees its use sees that.
+        fence(Ordering::Acquire);
+        let empty = is_log
+            && page.next.load(Ordering::Relaxed) != NONE
+            && lane == store.lane_of(store.page_start(number))
+            && store.reclaim.page.load(Ordering::Relaxed) != number
+            && page.open_spans.load(Ordering::Acquire) == 0
+            && page.live_words.load(Ordering::Acquire) == 0;
+        if empty {
+            held.remove(number);
+            drop(held);
+            store.note_page(number, Use::Free);
+            store.pool.give(store.pages, number, store.relax);
+        }
     }
 
     /// Evicts or moves the record at `offset`.

@@ -133,11 +133,25 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     /// Links a staged record under its key, if what is expected holds.
+    #[inline]
     pub(crate) fn commit(
+        &mut self,
+        key: &Key<'_>,
+        staged: Staged,
+        expect: Expect,
+    ) -> Result<Committed, Refused> {
+        self.commit_after(key, staged, expect, |_| ())
+    }
+
+    /// The same. `prepare` is what has to be done before, once it is certain that the record takes the place of
+    /// another; the stripe is locked then.
+    #[inline]
+    pub(crate) fn commit_after(
         &mut self,
         key: &Key<'_>,
         mut staged: Staged,
         expect: Expect,
+        prepare: impl FnOnce(&mut Self),
     ) -> Result<Committed, Refused> {
         let store = self.store;
         let epoch = store.epoch(self.now_s);
@@ -174,6 +188,7 @@ impl<'s, 'r> Worker<'s, 'r> {
                     Expect::Wire(_) => Some(Access(place.line.mark(place.slot)).stored_over()),
                     Expect::Same { .. } => None,
                 };
+                prepare(self);
                 self.note_replaced(place.offset, &place.head, &staged, dead.is_some());
                 self.replace(place, &staged, access);
             }

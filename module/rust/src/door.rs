@@ -205,6 +205,9 @@ fn make_store<'p>(
         evict: settings.evict != 0,
         seed: settings.seed,
         relax,
+        // vmalloc's pages stay mapped for the life of the module.
+        give_back: None,
+        read_from_outside: false,
     };
     match Store::new(*parts, &options) {
         Ok(store) => Some(place.write(store)),
