@@ -263,7 +263,6 @@ impl<'r> Store<'r> {
             tick_code: Access::tick_code(2),
             rested_s: 2,
             stored_since: false,
-            key_scratch: Default::default(),
             observer: None,
         })
     }
@@ -457,6 +456,12 @@ impl<'k> Key<'k> {
     #[inline]
     pub fn bytes(&self) -> &'k [u8] {
         self.bytes
+    }
+
+    /// For [`Worker::key_hashed`].
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 }
 
@@ -668,16 +673,6 @@ pub enum Deleted {
     Exists,
 }
 
-/// A key on its way from one place in the log to another.
-#[derive(Debug)]
-struct KeyScratch([u8; KEY_BYTES_MAX + bytes::SPARE_BYTES]);
-
-impl Default for KeyScratch {
-    fn default() -> KeyScratch {
-        KeyScratch([0; KEY_BYTES_MAX + bytes::SPARE_BYTES])
-    }
-}
-
 /// One thread's hands on the store. Not `Sync`.
 #[derive(Debug)]
 pub struct Worker<'s, 'r> {
@@ -691,7 +686,6 @@ pub struct Worker<'s, 'r> {
     /// When spans were last looked at, and whether anything was stored since.
     rested_s: u32,
     stored_since: bool,
-    key_scratch: KeyScratch,
     /// Whom evictions are told to.
     observer: Option<&'s dyn Observer>,
 }
@@ -713,6 +707,12 @@ impl<'s, 'r> Worker<'s, 'r> {
     #[inline]
     pub fn key<'k>(&self, bytes: &'k [u8]) -> Option<Key<'k>> {
         self.store.key(bytes)
+    }
+
+    /// A key that [`Worker::key`] has taken before, with the hash that it had then. With another hash, it is not found.
+    #[inline]
+    pub fn key_hashed<'k>(&self, bytes: &'k [u8], hash: u64) -> Key<'k> {
+        Key { bytes, hash }
     }
 
     /// The store that this worker works on.

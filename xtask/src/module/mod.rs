@@ -3,6 +3,7 @@
 //!
 //! Nothing is installed: kernel packages are downloaded from apt and unpacked under `target/module`.
 
+mod compile;
 mod debug_kernel;
 mod frames;
 mod kbuild;
@@ -16,9 +17,10 @@ use crate::run::{program, root, target_folder};
 use anyhow::{Result, anyhow, bail};
 use std::path::PathBuf;
 
-const USAGE: &str = "usage: cargo xtask module build|object|test|debug [SCENARIO]...
+const USAGE: &str = "usage: cargo xtask module build|object|verify|test|debug [SCENARIO]...
   build    the module for Debian's stock kernels, with its gates
   object   builds the Rust core and commits it to module/core, for those who build without Rust
+  verify   proves that what is committed is what the sources give, in any folder
   test     build, then every scenario of module/vm in a virtual machine, or those named
   debug    the same on a kernel with KASAN, lockdep and kmemleak, which it builds from Debian's sources";
 
@@ -26,6 +28,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Out
     match arguments.next().as_deref() {
         Some("build") => Ok(build().1),
         Some("object") => Ok(vec![Outcome::new("module: the committed object", object::commit())]),
+        Some("verify") => Ok(object::verify()),
         Some("test") => Ok(test(&arguments.collect::<Vec<_>>())),
         Some("debug") => Ok(debug(&arguments.collect::<Vec<_>>())),
         _ => bail!("{USAGE}"),
