@@ -10,7 +10,8 @@ use std::process::Command;
 /// Kernels without drivers for machines that exist: small, and what runs in clouds. The first is what Debian installs.
 pub(crate) const STOCK: [&str; 2] = ["cloud-amd64", "6.12-cloud-amd64"];
 
-pub(crate) const TOOLS: [(&str, &str); 8] = [
+pub(crate) const TOOLS: [(&str, &str); 9] = [
+    ("xz", "xz-utils"),
     ("apt-cache", "apt"),
     ("dpkg", "dpkg"),
     ("make", "build-essential"),
@@ -32,6 +33,17 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
     /// It looks for faults, for which it takes its time.
     pub(crate) has_detectors: bool,
+}
+
+impl Kernel {
+    /// One of its modules, which may have come compressed.
+    pub(crate) fn module(&self, name: &str) -> Result<PathBuf> {
+        let plain = self.modules.join(name);
+        if !plain.exists() {
+            captured(Command::new("xz").args(["--decompress", "--keep"]).arg(plain.with_extension("ko.xz")))?;
+        }
+        Ok(plain)
+    }
 }
 
 /// The kernel of this flavour that apt would install today. Downloaded once for each release.
