@@ -79,7 +79,7 @@ impl Store<'_> {
     /// The index lets go of a chain.
     pub(crate) fn release_chain(&self, chain: &Chain) {
         let Some(holders) = self.chunk_word(chain.first, 1) else { return };
-        if holders.fetch_and(!LINKED, Ordering::AcqRel) & PINS == 0 {
+        if holders.fetch_sub(LINKED, Ordering::AcqRel) & PINS == 0 {
             self.return_chain(chain);
         }
     }
