@@ -8,7 +8,7 @@ use aya::maps::{Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -128,6 +128,8 @@ impl Loader {
         let elements = u32::try_from(elements).map_err(|_| Error::Object("room for so large a region"))?;
         let processors = aya::util::nr_cpus().map_err(|(_, error)| Error::Memory(error))?;
         let mut loader = EbpfLoader::new();
+        // The verifier's reason without its every step, which can be longer than any buffer: then there is no reason at all.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
         loader.map_max_entries(name::REGION, elements);
         loader.map_max_entries(name::COUNTERS, u32::try_from(processors).unwrap_or(u32::MAX));
         let paths = pin.iter().flat_map(|pin| {
