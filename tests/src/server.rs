@@ -127,12 +127,18 @@ impl Target {
                 command
             }
         };
-        if self.kind == Kind::Unbuckle && move_time {
-            command.arg(DEBUG_TIME_FLAG);
+        if self.kind == Kind::Unbuckle {
+            command.args(STRICT_SANDBOX);
+            if move_time {
+                command.arg(DEBUG_TIME_FLAG);
+            }
         }
         command
     }
 }
+
+/// A server that tries what its sandbox refuses ends at once, rather than make do without.
+pub const STRICT_SANDBOX: [&str; 2] = ["-o", "drop_privileges=kill"];
 
 /// Makes Unbuckle understand `debugtime SECONDS`, as memcached's debug build does.
 pub const DEBUG_TIME_FLAG: &str = "--debug-time";

@@ -105,6 +105,8 @@ pub fn make_store(words: &'static [AtomicU64], limit_bytes: u64) -> &'static Sto
         evict: true,
         seed: SEED,
         relax: std::thread::yield_now,
+        give_back: None,
+        read_from_outside: true,
     };
     Box::leak(Box::new(Store::new(parts, &options).expect("a usable store")))
 }

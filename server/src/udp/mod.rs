@@ -9,13 +9,14 @@ mod batch;
 mod policy;
 
 use crate::admin::{self, Asker};
+use crate::options;
 use crate::roster::{Entry, Seat, State};
 use crate::shared::Shared;
 use crate::turn::Server;
 use batch::{Control, RECEIVE_MAX, Receiver, Reply, SEND_MAX, Source};
 use policy::{Policy, Verdict};
 use std::os::fd::{AsRawFd, OwnedFd};
-use unbuckle_engine::{Next, OUTPUT_BYTES_MIN, Output, Session};
+use unbuckle_engine::{Next, OUTPUT_BYTES_MIN, Output, Protocol, Session};
 use unbuckle_wire::udp::{FRAME_BYTES, Frame};
 
 /// Payload of a datagram, frame header included: what passes any network unbroken.
@@ -29,6 +30,14 @@ const TOO_LONG: &[u8] = b"SERVER_ERROR reply too long for UDP\r\n";
 /// Batches that one event takes in, so that others get their turn.
 const BATCHES_PER_EVENT: usize = 4;
 
+/// One of a worker's sockets, before it is served.
+pub(crate) struct Door {
+    pub(crate) socket: OwnedFd,
+    /// As `stats conns` has it.
+    pub(crate) address: String,
+    pub(crate) protocol: options::Protocol,
+}
+
 pub(crate) struct DatagramSocket {
     socket: OwnedFd,
     seat: Seat,
@@ -39,6 +48,7 @@ pub(crate) struct DatagramSocket {
 
 /// Replies that wait to be sent together.
 struct Replies {
+    protocol: Protocol,
     /// The engine writes here, behind room for a frame header: datagrams lie as they are sent, side by side. Longer than
     /// [`ARENA_BYTES`] only while a long message is made.
     arena: Vec<u8>,
@@ -47,10 +57,13 @@ struct Replies {
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(socket: OwnedFd, address: &str, shared: &Shared<'_>, seed: u64) -> DatagramSocket {
-        let entry = Entry { address: address.to_owned(), listener: None };
+    pub(crate) fn new(door: Door, shared: &Shared<'_>, seed: u64) -> DatagramSocket {
+        let Door { socket, address, protocol } = door;
+        let entry = Entry { address, listener: None };
         let seat = shared.roster.enter(socket.as_raw_fd(), entry, State::Datagrams, shared.clock.now_s());
-        let replies = Replies { arena: vec![0; ARENA_BYTES], filled: 0, queue: Vec::with_capacity(SEND_MAX) };
+        let protocol = protocol.spoken();
+        let replies =
+            Replies { protocol, arena: vec![0; ARENA_BYTES], filled: 0, queue: Vec::with_capacity(SEND_MAX) };
         batch::ask_for_addresses(&socket);
         let policy = Policy::new(&shared.options.udp_allow, seed);
         DatagramSocket { socket, seat, receiver: Receiver::new(), policy, replies }
@@ -124,7 +137,7 @@ impl Replies {
         mut request: Request<'_>,
         server: &mut Server<'_, '_>,
     ) {
-        let mut session = Session::default();
+        let mut session = Session::speaking(self.protocol);
         let mut rest = payload;
         while !rest.is_empty() {
             server.follow_moved_clock();
