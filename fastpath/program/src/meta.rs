@@ -1,7 +1,7 @@
 //! The flags of an `mg` that changes nothing: `v k f s t c q O`, each once. Anything else is the server's.
 
 use crate::key::{outcome, token};
-use crate::reply::{put_key, put_number};
+use crate::reply::{put_key_apart, put_number};
 use crate::scratch::{PAYLOAD, Scratch};
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason};
 
@@ -135,7 +135,7 @@ extern "C" fn unbuckle_write_flags() -> u64 {
                 at += 2;
             }
             b't' => at = put_number(reply, at, scratch.item_expiry.wrapping_sub(scratch.now_s) & 0xffff_ffff),
-            b'k' => at = put_key(scratch, at),
+            b'k' => at = put_key_apart(at),
             b'O' => {
                 let mut copied = 1;
                 while copied < OPAQUE_BYTES_MAX {
