@@ -210,6 +210,7 @@ impl Loader {
     pub fn configure(&mut self, settings: &Settings, now_ns: u64) -> Result<Coverage, Error> {
         let refused = |source| Error::Interface { interface: "addresses".to_owned(), source };
         let addresses = interface::addresses().map_err(refused)?;
+        self.look_at_interfaces();
         let (config, coverage) = settings.config(&addresses, &self.interfaces);
         self.maps.enable(false);
         self.maps.config_set(&config);
@@ -219,10 +220,22 @@ impl Loader {
         Ok(coverage)
     }
 
-    /// Configures again if this host's addresses have changed.
+    /// Learns of VLANs and MAC addresses that have changed. An interface that has gone does not come back under its number.
+    fn look_at_interfaces(&mut self) {
+        for known in &mut self.interfaces {
+            if let Ok(facts) = interface::facts(&known.name)
+                && facts.index == known.index
+            {
+                *known = facts;
+            }
+        }
+    }
+
+    /// Configures again if this host's addresses or interfaces have changed.
     pub fn refresh(&mut self, settings: &Settings, now_ns: u64) -> Result<(), Error> {
         let refused = |source| Error::Interface { interface: "addresses".to_owned(), source };
         let addresses = interface::addresses().map_err(refused)?;
+        self.look_at_interfaces();
         let (config, _) = settings.config(&addresses, &self.interfaces);
         let same = |told: &Config| Config { second_zero_ns: config.second_zero_ns, ..*told } == config;
         if self.told.as_deref().is_some_and(same) {

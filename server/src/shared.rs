@@ -5,7 +5,7 @@ use crate::authentication::Passwords;
 use crate::buffers::Budget;
 use crate::clock::Clock;
 use crate::fastpath::FastPath;
-use crate::options::{Options, Protection};
+use crate::options::{Options, Protection, Protocol};
 use crate::roster::{Roster, lock};
 use crate::tls::Tls;
 use crate::watch::{Hub, Reporter};
@@ -74,6 +74,9 @@ pub(crate) struct Arrival {
     pub(crate) address: String,
     pub(crate) listener: usize,
     pub(crate) protection: Protection,
+    pub(crate) protocol: Protocol,
+    /// See `sources.rs`.
+    pub(crate) source: u64,
 }
 
 /// How other threads reach a worker.

@@ -1,6 +1,7 @@
 //! A server with exactly the arguments that a test gives it, for what transcripts can't say: several addresses, users,
 //! signals, files. It tells its ports by itself.
 
+use crate::server::STRICT_SANDBOX;
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +36,10 @@ impl Process {
         // The server may become another user before it writes here.
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
         let ports = folder.join("ports");
+        // Before what the test gives, which has the last word.
+        let sandbox = if arguments.is_empty() { &[] } else { &STRICT_SANDBOX[..] };
         let child = Command::new(path)
+            .args(sandbox)
             .args(arguments)
             .env("MEMCACHED_PORT_FILENAME", &ports)
             .current_dir(&folder)
@@ -64,7 +68,8 @@ impl Process {
 
     /// What it wrote to its standard error.
     pub fn errors(&self) -> String {
-        std::fs::read_to_string(self.folder.join("errors")).unwrap_or_default()
+        // With -vv, what clients have sent is in it.
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("errors")).unwrap_or_default()).into_owned()
     }
 
     /// Waits until `look` sees something.

@@ -3,9 +3,10 @@
 //!
 //! `UNBUCKLE_TORTURE_SECONDS` makes each longer, `UNBUCKLE_TORTURE_SEED` draws other requests.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
+use unbuckle_tests::cable::{Cable, HOME6};
 use unbuckle_tests::network::{Namespace, runs_as_root};
 use unbuckle_tests::server::{Address, Server, Target, stats, unbuckle_path};
 use unbuckle_tests::torture::{Plan, run};
@@ -22,17 +23,19 @@ fn target() -> Target {
     Target::unbuckle(unbuckle_path(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap())
 }
 
-fn torture(target: &Target, evicts: bool) {
+/// `second` is another address of the server's.
+fn torture(target: &Target, second: Ipv6Addr, evicts: bool) {
     let memory = if evicts { "8" } else { "64" };
-    let options = ["-l", "::1", "-t", "2", "-m", memory, "-I", "64k"].map(str::to_owned);
+    let second_text = second.to_string();
+    let options = ["-l", &second_text, "-t", "2", "-m", memory, "-I", "64k"].map(str::to_owned);
     let mut server = Server::start(target, &options, Transport::Udp, false).unwrap();
     let Address::Port(address) = server.address else { panic!("{:?}", server.address) };
-    let at = |host: IpAddr| SocketAddr::new(host, address.port());
+    let second = SocketAddr::new(second.into(), address.port());
     let plan = Plan {
         seed: number("UNBUCKLE_TORTURE_SEED", 4),
         writers: 2,
         keys_per_writer: 10,
-        readers: vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())],
+        readers: vec![address, second],
         server: address,
         requests: REQUESTS,
         time_min: Duration::from_secs(number("UNBUCKLE_TORTURE_SECONDS", 0)),
@@ -54,18 +57,20 @@ fn torture(target: &Target, evicts: bool) {
 /// In a network of its own, by the fast path.
 fn in_the_kernel(evicts: bool) {
     if runs_as_root("the torture of the fast path") {
-        Namespace::make().unwrap().within(|| torture(&target().with_fast_path("lo"), evicts));
+        Namespace::make()
+            .unwrap()
+            .within(|| torture(&target().with_fast_path("lo"), Ipv6Addr::LOCALHOST, evicts));
     }
 }
 
 #[test]
 fn in_user_space() {
-    torture(&target(), false);
+    torture(&target(), Ipv6Addr::LOCALHOST, false);
 }
 
 #[test]
 fn in_user_space_while_it_evicts() {
-    torture(&target(), true);
+    torture(&target(), Ipv6Addr::LOCALHOST, true);
 }
 
 #[test]
@@ -76,4 +81,15 @@ fn by_the_fast_path() {
 #[test]
 fn by_the_fast_path_while_it_evicts() {
     in_the_kernel(true);
+}
+
+#[test]
+fn by_the_fast_path_at_xdp() {
+    if !runs_as_root("the torture of the fast path at XDP") {
+        return;
+    }
+    let mut cable = Cable::lay().unwrap();
+    cable.suit_xdp(&target()).unwrap();
+    let target = target().with_xdp("veth0", cable.place());
+    cable.outside.within(|| torture(&target, HOME6, false));
 }

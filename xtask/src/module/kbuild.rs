@@ -1,7 +1,7 @@
 //! The module itself: Kbuild compiles the shim and links the core, on a copy of the sources.
 
-use super::kernel::Kernel;
-use super::{folder, object, source};
+use super::kernel::{self, Kernel};
+use super::{compile, folder, source};
 use crate::run::captured;
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -12,12 +12,13 @@ use std::process::Command;
 pub(crate) fn build(core: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let place = folder().join(format!("build-{}", kernel.release));
     copy(&source(), &place)?;
-    write_if_new(&place.join("core/core.o_shipped"), &object::stripped(core)?)?;
-    let mut make = Command::new("make");
+    write_if_new(&place.join("core/core.o_shipped"), &compile::stripped(core)?)?;
+    let mut make = kernel::make();
     make.arg("-C").arg(&kernel.build).arg(format!("M={}", place.display())).arg("modules");
-    // What cargo tells its children about jobs is not for this make.
-    for name in ["MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS"] {
-        make.env_remove(name);
+    // Type information about the module, which is stripped off below, would need one more tool.
+    make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
+    if kernel.has_detectors {
+        make.arg("UNBUCKLE_DEBUG=y");
     }
     let output = make.arg("-j2").output().context("cannot run make")?;
     let text = [output.stdout, output.stderr].concat();
@@ -34,8 +35,7 @@ pub(crate) fn build(core: &Path, kernel: &Kernel) -> Result<PathBuf> {
 
 fn is_complaint(line: &str) -> bool {
     let line = line.to_lowercase();
-    // Said by headers without the kernel's own debug information, which a module does not need.
-    (line.contains("warning") || line.contains("objtool")) && !line.contains("skipping btf")
+    line.contains("warning") || line.contains("objtool")
 }
 
 /// What the build needs of the sources; files that have not changed keep their time, so that make sees it.

@@ -22,6 +22,9 @@ pub(crate) const TOOLS: [(&str, &str); 6] = [
     ("ldd", "libc-bin"),
 ];
 
+/// How much longer everything may take on a kernel with detectors.
+const DETECTORS_SLOWNESS: u32 = 5;
+
 /// What a machine is started with.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine<'a> {
@@ -32,6 +35,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) files: Vec<PathBuf>,
     /// Programs that it finds in its path.
     pub(crate) programs: Vec<PathBuf>,
+    /// What its script finds as variables, `NAME=VALUE`.
+    pub(crate) variables: Vec<String>,
     pub(crate) memory_mb: u32,
     pub(crate) seconds_max: u32,
     /// One processor, whose clock counts instructions, a nanosecond each: it is never late, however busy the host is, and
@@ -42,13 +47,15 @@ pub(crate) struct Machine<'a> {
 impl Machine<'_> {
     /// Starts it and waits for its end. What the script wrote, if its status is 0.
     pub(crate) fn run(&self) -> Result<String> {
-        let place = folder().join("vm").join(self.name);
+        let place = folder().join("vm").join(format!("{}-{}", self.name, self.kernel.release));
         let _ = fs::remove_dir_all(&place);
         fs::create_dir_all(&place)?;
         let disk = self.disk(&place)?;
         let (console, results) = (place.join("console.log"), place.join("results.log"));
+        let seconds_max =
+            if self.kernel.has_detectors { self.seconds_max * DETECTORS_SLOWNESS } else { self.seconds_max };
         let mut machine = Command::new("timeout");
-        machine.arg(self.seconds_max.to_string()).arg("qemu-system-x86_64");
+        machine.arg(seconds_max.to_string()).arg("qemu-system-x86_64");
         if self.counts_instructions {
             machine.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]);
         } else {
@@ -60,7 +67,10 @@ impl Machine<'_> {
         machine.arg("-serial").arg(format!("file:{}", console.display()));
         machine.arg("-serial").arg(format!("file:{}", results.display()));
         machine.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(disk);
-        machine.args(["-append", "console=ttyS0 panic=-1 oops=panic"]);
+        // Without multi-shot, KASAN speaks once and never again. Other kernels do not know the word.
+        let words =
+            format!("console=ttyS0 panic=-1 oops=panic kasan_multi_shot {}", self.variables.join(" "));
+        machine.args(["-append", &words]);
         let status = machine.stdin(Stdio::null()).status().context("cannot run qemu-system-x86_64")?;
         let said = fs::read_to_string(&results).unwrap_or_default().replace('\r', "");
         match said.lines().find_map(|line| line.strip_prefix("TEST-STATUS=")) {
@@ -71,7 +81,7 @@ impl Machine<'_> {
                 bail!(
                     "{} did not end within {} s, or the machine stopped ({status}):\n{}\nthe kernel's last words:\n{}",
                     self.name,
-                    self.seconds_max,
+                    seconds_max,
                     last_lines(&said, 30),
                     last_lines(&kernel, 40)
                 )

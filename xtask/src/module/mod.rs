@@ -3,28 +3,36 @@
 //!
 //! Nothing is installed: kernel packages are downloaded from apt and unpacked under `target/module`.
 
+mod compile;
+mod debug_kernel;
 mod frames;
 mod kbuild;
-mod kernel;
-mod machine;
+pub(crate) mod kernel;
+pub(crate) mod machine;
 mod object;
 mod scenarios;
 
 use crate::outcome::Outcome;
 use crate::run::{program, root, target_folder};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::path::PathBuf;
 
-const USAGE: &str = "usage: cargo xtask module build|object|test [SCENARIO]...
-  build    the module for Debian's stock kernel, with its gates
-  object   builds the Rust core and commits it to module/core, for those who build without Rust
-  test     build, then every scenario of module/vm in a virtual machine, or those named";
+const USAGE: &str = "usage: cargo xtask module build|object|verify|test|debug|soak
+  build                             the module for Debian's stock kernels, with its gates
+  object                            builds the Rust core and commits it to module/core, for those who build without Rust
+  verify                            proves that what is committed is what the sources give, in any folder
+  test [SCENARIO]...                build, then every scenario of module/vm in a virtual machine, or those named
+  debug [SCENARIO]...               the same on a kernel with KASAN, lockdep and kmemleak, built from Debian's sources
+  soak [--minutes N] [--debug]      mixed load for 10 or N minutes, in a virtual machine with the stock kernel or that one";
 
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
     match arguments.next().as_deref() {
         Some("build") => Ok(build().1),
         Some("object") => Ok(vec![Outcome::new("module: the committed object", object::commit())]),
+        Some("verify") => Ok(object::verify()),
         Some("test") => Ok(test(&arguments.collect::<Vec<_>>())),
+        Some("soak") => soak(arguments),
+        Some("debug") => Ok(debug(&arguments.collect::<Vec<_>>())),
         _ => bail!("{USAGE}"),
     }
 }
@@ -46,10 +54,61 @@ pub(crate) fn test(names: &[String]) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::new("module: its Rust half without a kernel", object::test())];
     let (built, more) = build();
     outcomes.extend(more);
-    if let Some(built) = built {
-        outcomes.extend(scenarios::run(&built, names));
+    if let Some((first, others)) = built.split_first() {
+        outcomes.extend(scenarios::run(first, names));
+        for other in others {
+            outcomes.extend(scenarios::run_briefly(other, names));
+        }
     }
     outcomes
+}
+
+/// As [`test`], where faults are looked for: in the core, too, which is built for that.
+fn debug(names: &[String]) -> Vec<Outcome> {
+    match build_debug() {
+        Ok(built) => scenarios::run_debug(&built, names),
+        Err(outcome) => vec![outcome],
+    }
+}
+
+fn soak(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
+    let (mut minutes, mut has_detectors) = (10, false);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--minutes" => {
+                let value = arguments.next().unwrap_or_default();
+                minutes = value.parse().with_context(|| format!("--minutes {value:?} is no number"))?;
+            }
+            "--debug" => has_detectors = true,
+            other => bail!("unknown option {other}; there are --minutes and --debug"),
+        }
+    }
+    if let Some(enable) = missing(&machine::TOOLS) {
+        return Ok(vec![Outcome::skipped("module: mixed load for long", enable)]);
+    }
+    if has_detectors {
+        return Ok(vec![match build_debug() {
+            Ok(built) => scenarios::soak(&built, minutes),
+            Err(outcome) => outcome,
+        }]);
+    }
+    let (built, mut outcomes) = build();
+    outcomes.extend(built.first().map(|built| scenarios::soak(built, minutes)));
+    Ok(outcomes)
+}
+
+/// The debug kernel and the module for it, or why not.
+fn build_debug() -> Result<Built, Outcome> {
+    const NAME: &str = "module: build with detectors";
+    let lacking = missing(&machine::TOOLS).or_else(debug_kernel::missing).or_else(object::missing);
+    if let Some(enable) = lacking {
+        return Err(Outcome::skipped(NAME, enable));
+    }
+    let built = debug_kernel::debug().and_then(|kernel| {
+        let module = kbuild::build(&object::build_debug()?, &kernel)?;
+        Ok(Built { module, kernel })
+    });
+    built.map_err(|error| Outcome::new(NAME, Err(error)))
 }
 
 /// A module and the kernel that it is for.
@@ -58,34 +117,34 @@ struct Built {
     kernel: kernel::Kernel,
 }
 
-fn build() -> (Option<Built>, Vec<Outcome>) {
+/// One for each stock kernel.
+fn build() -> (Vec<Built>, Vec<Outcome>) {
     const NAME: &str = "module: build";
     if let Some(enable) = missing(&kernel::TOOLS).or_else(object::missing) {
-        return (None, vec![Outcome::skipped(NAME, enable)]);
+        return (Vec::new(), vec![Outcome::skipped(NAME, enable)]);
     }
     let object = match object::build() {
         Ok(object) => object,
-        Err(error) => return (None, vec![Outcome::new("module: the Rust core", Err(error))]),
+        Err(error) => return (Vec::new(), vec![Outcome::new("module: the Rust core", Err(error))]),
     };
     let mut outcomes = object::gates(&object);
-    let built = kernel::stock().and_then(|kernel| {
-        let module = kbuild::build(&object, &kernel)?;
-        Ok(Built { module, kernel })
-    });
-    match built {
-        Ok(built) => {
-            outcomes.push(Outcome::new(format!("{NAME} for {}", built.kernel.release), Ok(())));
-            (Some(built), outcomes)
-        }
-        Err(error) => {
-            outcomes.push(Outcome::new(NAME, Err(error)));
-            (None, outcomes)
-        }
+    let mut all = Vec::new();
+    for flavour in kernel::STOCK {
+        let built = kernel::stock(flavour).and_then(|kernel| {
+            let module = kbuild::build(&object, &kernel)?;
+            Ok(Built { module, kernel })
+        });
+        outcomes.push(Outcome::new(
+            format!("{NAME} for {flavour}"),
+            built.as_ref().map(|_| ()).map_err(|error| anyhow!("{error:#}")),
+        ));
+        all.extend(built);
     }
+    (all, outcomes)
 }
 
 /// How to get the first of these programs that is not there. Each is a program and the package that has it.
-fn missing(tools: &[(&str, &str)]) -> Option<String> {
+pub(crate) fn missing(tools: &[(&str, &str)]) -> Option<String> {
     tools
         .iter()
         .find(|(tool, _)| program(tool).is_none())

@@ -66,6 +66,29 @@ const SCENARIOS: [Scenario; 5] = [
     },
 ];
 
+/// What only a kernel with detectors is for.
+const PLANTED: Scenario = Scenario {
+    name: "planted",
+    what: "every detector reports what is planted for it",
+    modules: &[],
+    installed: &[],
+    memory_mb: 512,
+    seconds_max: 60,
+    counts_instructions: false,
+};
+
+const SOAK: Scenario = Scenario {
+    name: "soak",
+    what: "mixed load for long",
+    modules: &[],
+    installed: &[],
+    memory_mb: 768,
+    seconds_max: 180,
+    counts_instructions: false,
+};
+
+const BRIEFLY: [&str; 2] = ["life", "clients"];
+
 /// Rules on tracked connections, and what that needs, in this order.
 const FIREWALL: [&str; 8] = [
     "kernel/drivers/net/veth.ko",
@@ -78,29 +101,68 @@ const FIREWALL: [&str; 8] = [
     "kernel/net/netfilter/nft_ct.ko",
 ];
 
+/// Those with these names, or all.
 pub(crate) fn run(built: &Built, names: &[String]) -> Vec<Outcome> {
+    let wanted = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
+    play_all(built, SCENARIOS.iter().filter(wanted))
+}
+
+/// On a kernel that is not the first one: whether it loads, serves both transports, survives and goes again.
+pub(crate) fn run_briefly(built: &Built, names: &[String]) -> Vec<Outcome> {
+    let wanted = |scenario: &&Scenario| {
+        BRIEFLY.contains(&scenario.name)
+            && (names.is_empty() || names.iter().any(|name| name == scenario.name))
+    };
+    play_all(built, SCENARIOS.iter().filter(wanted))
+}
+
+/// On a kernel with detectors: whether they are awake, then all but what measures. What they slow down is no measure.
+pub(crate) fn run_debug(built: &Built, names: &[String]) -> Vec<Outcome> {
+    let wanted = |scenario: &&Scenario| match names {
+        [] => scenario.name != "cost",
+        names => names.iter().any(|name| name == scenario.name),
+    };
+    play_all(built, std::iter::once(&PLANTED).chain(&SCENARIOS).filter(wanted))
+}
+
+/// So many minutes of load.
+pub(crate) fn soak(built: &Built, minutes: u32) -> Outcome {
+    let name = format!("module on {}: {minutes} minutes of mixed load", built.kernel.release);
+    let result = programs().and_then(|programs| play(&SOAK, built, &programs, minutes));
+    if let Ok(said) = &result {
+        tell(said);
+    }
+    Outcome::new(name, result.map(|_| ()))
+}
+
+fn tell(said: &str) {
+    said.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("  {line}"));
+}
+
+fn play_all<'a>(built: &Built, scenarios: impl Iterator<Item = &'a Scenario>) -> Vec<Outcome> {
     let programs = match programs() {
         Ok(programs) => programs,
         Err(error) => return vec![Outcome::new("module: programs for the virtual machine", Err(error))],
     };
-    let wanted = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
     let run = |scenario: &Scenario| {
+        let name = format!("module on {}: {}", built.kernel.release, scenario.what);
         if let Some(enable) = missing(scenario.installed) {
-            return Outcome::skipped(format!("module in a virtual machine: {}", scenario.what), enable);
+            return Outcome::skipped(name, enable);
         }
-        let result = play(scenario, built, &programs);
+        let result = play(scenario, built, &programs, 0);
         if let Ok(said) = &result {
-            said.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("  {line}"));
+            tell(said);
         }
-        Outcome::new(format!("module in a virtual machine: {}", scenario.what), result.map(|_| ()))
+        Outcome::new(name, result.map(|_| ()))
     };
-    SCENARIOS.iter().filter(wanted).map(run).collect()
+    scenarios.map(run).collect()
 }
 
-fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf]) -> Result<String> {
-    let modules = scenario.modules.iter().map(|module| built.kernel.modules.join(module));
+fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) -> Result<String> {
     let mut files = vec![built.module.clone(), root().join("tests/transcripts")];
-    files.extend(modules);
+    for module in scenario.modules {
+        files.push(built.kernel.module(module)?);
+    }
     let installed = scenario.installed.iter().filter_map(|(name, _)| program(name));
     let machine = Machine {
         kernel: &built.kernel,
@@ -109,7 +171,8 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf]) -> Result<Stri
         files,
         programs: programs.iter().cloned().chain(installed).collect(),
         memory_mb: scenario.memory_mb,
-        seconds_max: scenario.seconds_max,
+        seconds_max: scenario.seconds_max + 60 * minutes,
+        variables: vec![format!("MINUTES={minutes}")],
         counts_instructions: scenario.counts_instructions,
     };
     machine.run()
@@ -120,5 +183,5 @@ fn programs() -> Result<Vec<PathBuf>> {
     let mut build = cargo();
     captured(build.args(["build", "--quiet", "--release", "--package", "unbuckle-tests", "--bins"]))?;
     let folder = target_folder().join("release");
-    Ok(["conformance", "traffic"].iter().map(|name| folder.join(name)).collect())
+    Ok(["conformance", "mix", "traffic"].iter().map(|name| folder.join(name)).collect())
 }
