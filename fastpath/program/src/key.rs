@@ -118,8 +118,9 @@ pub(crate) fn answer_key(command: u64) -> u64 {
 
 #[inline(always)]
 fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
-    let frame = scratch.frame.bytes();
-    let Some(token) = token(frame, scratch.cursor, KEY_WORDS_MAX + 1) else { return Err(Reason::Command) };
+    let Some(token) = token(scratch.frame.bytes(), scratch.cursor, KEY_WORDS_MAX + 1) else {
+        return Err(Reason::Command);
+    };
     if token.last && token.after != scratch.end {
         return Err(Reason::Command); // another command follows
     }
@@ -247,7 +248,7 @@ fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
                 let Some(record) = region::place(entry.offset) else { return Err(Reason::Torn) };
                 let (options, its_key_len) = (record.load(0) >> 28, record.load(0) >> 20 & 0xff);
                 let is_item = options & u64::from(option::DEAD) == 0 && its_key_len == key_len;
-                if is_item && unbuckle_same_key(entry.offset, key_start(options)) != 0 {
+                if is_item && same_key(record, key_start(options), frame, key_at, key_len) {
                     return Ok(Found { line, line_at, state, slot, record, record_at: entry.offset });
                 }
             }
@@ -267,28 +268,28 @@ fn key_start(options: u64) -> u64 {
     (FIXED_BYTES + optional_bytes(options as u8)) as u64
 }
 
-/// 1 if the key of the request is what begins `start` bytes into the record at word `record` of the region.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn unbuckle_same_key(record: u64, start: u64) -> u64 {
-    let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
-    u64::from(same_key(record, start, scratch.frame.bytes(), scratch.key_at, scratch.key_len))
-}
-
 /// True if the `len` bytes that begin `start` bytes into the record are those of the frame at `at`.
 #[inline(always)]
 fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool {
-    let len = frame.forget(len);
-    let mut different = 0;
-    let mut done = 0;
-    while done < KEY_BYTES_MAX as u64 {
-        let difference = record.load_bytes(start + done) ^ frame.load8(at + done);
-        if len - done <= 8 {
-            different |= difference << ((8 * (8 - (len - done))) & 63);
+    let skipped = start & 7;
+    let (first, from) = (start >> 3, at.wrapping_sub(skipped));
+    let bytes = skipped + len;
+    let last = (bytes - 1) >> 3;
+    let last_mask = u64::MAX >> ((8 * (8 * (last + 1) - bytes)) & 63);
+    let difference = |word: u64| record.load(first + word) ^ frame.load8(from.wrapping_add(8 * word));
+    let mut different = difference(0) & (u64::MAX << (8 * skipped));
+    if last == 0 {
+        return different & last_mask == 0;
+    }
+    different |= difference(last) & last_mask;
+    let last = frame.forget(last);
+    let mut word = 1;
+    while word < KEY_WORDS_MAX + 1 {
+        if word >= last {
             break;
         }
-        different |= difference;
-        done = opaque(done + 8);
+        different |= difference(word);
+        word = opaque(word + 1);
     }
     different == 0
 }
@@ -300,16 +301,7 @@ fn copy_value(found: &Found, start: u64, len: u64, reply: Bytes, at: u64) -> boo
     if len > 8 * WORDS_COPIED_HERE {
         return unbuckle_copy_value(found.record_at, start, len, at) != 0;
     }
-    let len = reply.forget(len);
-    let mut word = 0;
-    while word < WORDS_COPIED_HERE {
-        reply.store8(at + 8 * word, found.record.load_bytes(start + 8 * word));
-        word = opaque(word + 1);
-        if 8 * word >= len {
-            break;
-        }
-    }
-    true
+    copy_words(found.record, start, len, reply, at, WORDS_COPIED_HERE + 1)
 }
 
 /// As [`copy_value`], any length; 0 if it can't be done.
@@ -324,13 +316,25 @@ extern "C" fn unbuckle_copy_value(record: u64, start: u64, len: u64, at: u64) ->
         return 1;
     }
     // It stands at the very end of the element.
-    let mut word = 0;
-    while word < VALUE_WORDS_MAX {
-        reply.store8(at + 8 * word, record.load_bytes(start + 8 * word));
-        word = opaque(word + 1);
-        if 8 * word >= len {
-            return 1;
+    u64::from(copy_words(record, start, len, reply, at, VALUE_WORDS_MAX))
+}
+
+/// Copies word by word, `most` words of the record at most.
+#[inline(always)]
+fn copy_words(record: Place, start: u64, len: u64, reply: Bytes, at: u64, most: u64) -> bool {
+    let skipped = start & 7;
+    let first = start >> 3;
+    let words = reply.forget((skipped + len + 7) >> 3);
+    // Every word goes where it belongs, the first one without what stands in front of the value.
+    let to = at.wrapping_sub(skipped);
+    reply.store8(at, record.load(first) >> (8 * skipped));
+    let mut word = 1;
+    while word < most {
+        if word >= words {
+            return true;
         }
+        reply.store8(to.wrapping_add(8 * word), record.load(first + word));
+        word = opaque(word + 1);
     }
-    0
+    word >= words
 }

@@ -41,18 +41,6 @@ impl Place {
         unsafe { self.element.wrapping_add((word << 3) as usize).cast::<u64>().read_volatile() }
     }
 
-    /// The eight bytes that are `ahead` bytes on; behind the element's last word it begins again.
-    #[inline(always)]
-    pub(crate) fn load_bytes(self, ahead: u64) -> u64 {
-        const MASK: u64 = (1 << ELEMENT_BYTES_LOG2) - 1;
-        let byte = opaque((self.word << 3).wrapping_add(ahead)) & MASK;
-        // A record's last bytes may stand in the element's last word: then the load ends with it, and is shifted.
-        const LAST: u64 = MASK - 7;
-        let (at, shift) = if byte > LAST { (LAST, 8 * (byte - LAST)) } else { (byte, 0) };
-        // SAFETY: eight bytes from `LAST` on at most are inside the element.
-        unsafe { verifier::load8_shared(self.element.wrapping_add(at as usize)) >> shift }
-    }
-
     /// Copies the `len` bytes that begin `ahead` bytes on to `to`, if they are not at the very end of the element.
     ///
     /// # Safety

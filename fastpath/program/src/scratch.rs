@@ -95,8 +95,9 @@ impl Buffer {
 }
 
 impl Bytes {
-    /// The same number, about which the verifier knows nothing any more: what a loop has shown of a length would
-    /// otherwise make of each turn a case of its own, all the way to the end.
+    /// The same number, of which the verifier knows nothing any more. A loop whose turns leave different numbers behind would
+    /// have it walk all that follows once for each, as would what a branch has shown of a length: kernels before 6.3 compare
+    /// every number that they know.
     #[inline(always)]
     pub(crate) fn forget(self, number: u64) -> u64 {
         let at = self.0.wrapping_add(FORGOTTEN).cast::<u64>();

@@ -17,6 +17,13 @@ pub(crate) fn opaque(number: u64) -> u64 {
     number
 }
 
+/// The same number, if it is from 1 to 2,048, so that the verifier sees that it is: before 6.8 it learns nothing from a number
+/// not being 0.
+#[inline(always)]
+pub(crate) fn length(number: u64) -> u64 {
+    (opaque(number).wrapping_sub(1) & 0x7ff) + 1
+}
+
 /// The same pointer, with whatever memory behind it that LLVM knew forgotten.
 #[inline(always)]
 pub(crate) fn opaque_pointer<T>(pointer: *mut T) -> *mut T {
@@ -76,27 +83,13 @@ accesses! {
     load8 store8 u64,
 }
 
-/// One load, whatever the alignment, of memory that others write.
-///
-/// # Safety
-/// The bytes at `at` must be readable.
-#[inline(always)]
-pub(crate) unsafe fn load8_shared(at: *const u8) -> u64 {
-    let value: u64;
-    // SAFETY: the caller's promise; besides, the verifier proves it or refuses the program.
-    unsafe {
-        asm!("{0} = *(u64 *)({1} + 0)", out(reg) value, in(reg) at, options(nostack, readonly, preserves_flags));
-    }
-    value
-}
-
 /// One store to memory that others read.
 ///
 /// # Safety
 /// The byte at `at` must be writable.
 #[inline(always)]
 pub(crate) unsafe fn store1_shared(at: *mut u8, value: u64) {
-    // SAFETY: as for the load.
+    // SAFETY: the caller's promise.
     unsafe {
         asm!("*(u8 *)({0} + 0) = {1}", in(reg) at, in(reg) value, options(nostack, preserves_flags));
     }
