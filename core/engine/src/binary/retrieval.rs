@@ -37,12 +37,7 @@ impl Engine<'_, '_> {
             return Continue(false);
         }
         if count > 1 {
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_line(&slot.key);
-            }
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_item(&slot.key);
-            }
+            self.worker.prefetch(batch.iter().map_while(Option::as_ref).map(|slot| &slot.key));
         }
         let mut tally = Tally::default();
         let mut step = Continue(());
@@ -100,29 +95,9 @@ impl Engine<'_, '_> {
         touch: Option<Expiry>,
         tally: &mut Tally,
     ) -> Step {
-        if self.is_observed() {
-            return self.look_up_frame_observed(session, turn, slot, touch, tally);
-        }
-        self.look_up_frame_unobserved(session, turn, slot, touch, tally)
-    }
-
-    /// See `look_up_observed` of the classic protocol.
-    #[cold]
-    fn look_up_frame_observed(
-        &mut self,
-        session: &mut Session,
-        turn: &mut Turn<'_, '_, '_>,
-        slot: &Slot<'_>,
-        touch: Option<Expiry>,
-        tally: &mut Tally,
-    ) -> Step {
-        let found = self.look(&slot.key);
-        let at = turn.at;
-        let step = self.look_up_frame_unobserved(session, turn, slot, touch, tally);
-        if turn.at != at {
-            self.tell_found(&slot.key, found, true);
-        }
-        step
+        self.observe_look_up(turn, &slot.key, |engine, turn| {
+            engine.look_up_frame_unobserved(session, turn, slot, touch, tally)
+        })
     }
 
     #[inline(always)]

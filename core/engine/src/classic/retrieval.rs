@@ -87,7 +87,7 @@ impl Engine<'_, '_> {
             return Continue(false);
         }
         if count > 1 {
-            self.prefetch(&batch);
+            self.worker.prefetch(batch.iter().map_while(Option::as_ref).map(|slot| &slot.key));
         }
         session.retrieval = Retrieval::default();
         let mut tally = Tally::default();
@@ -124,21 +124,11 @@ impl Engine<'_, '_> {
         count
     }
 
-    #[inline(always)]
-    fn prefetch(&self, batch: &Batch<'_>) {
-        for slot in batch.iter().map_while(Option::as_ref) {
-            self.worker.prefetch_line(&slot.key);
-        }
-        for slot in batch.iter().map_while(Option::as_ref) {
-            self.worker.prefetch_item(&slot.key);
-        }
-    }
-
     /// Serves the next batch of the line under way.
     pub(crate) fn keys(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>) -> Step {
         let mut batch: Batch<'_> = [None; BATCH];
         let ahead = self.gather_keys(turn, &mut batch);
-        self.prefetch(&batch);
+        self.worker.prefetch(batch.iter().map_while(Option::as_ref).map(|slot| &slot.key));
         let mut tally = Tally::default();
         let mut step = Continue(());
         for slot in batch.iter().map_while(Option::as_ref) {
@@ -208,29 +198,9 @@ impl Engine<'_, '_> {
         slot: &Slot<'_>,
         tally: &mut Tally,
     ) -> Step {
-        if self.is_observed() {
-            return self.look_up_observed(session, turn, slot, tally);
-        }
-        self.look_up_unobserved(session, turn, slot, tally)
-    }
-
-    #[cold]
-    fn look_up_observed(
-        &mut self,
-        session: &mut Session,
-        turn: &mut Turn<'_, '_, '_>,
-        slot: &Slot<'_>,
-        tally: &mut Tally,
-    ) -> Step {
-        // Before the lookup, which removes what has expired. Told once the key is done with: for want of room it may be
-        // looked up again.
-        let found = self.look(&slot.key);
-        let at = turn.at;
-        let step = self.look_up_unobserved(session, turn, slot, tally);
-        if turn.at != at {
-            self.tell_found(&slot.key, found, true);
-        }
-        step
+        self.observe_look_up(turn, &slot.key, |engine, turn| {
+            engine.look_up_unobserved(session, turn, slot, tally)
+        })
     }
 
     #[inline(always)]

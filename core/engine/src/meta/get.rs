@@ -144,12 +144,7 @@ impl Engine<'_, '_> {
             return Continue(false);
         }
         if count > 1 {
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_line(&slot.key);
-            }
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_item(&slot.key);
-            }
+            self.worker.prefetch(batch.iter().map_while(Option::as_ref).map(|slot| &slot.key));
         }
         let (mut hits, mut misses) = (0, 0);
         let mut step = Continue(true);
