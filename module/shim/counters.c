@@ -38,7 +38,10 @@ static int show(struct seq_file *file, void *unused)
 
 int ub_report_start(void)
 {
-	return proc_create_single("unbuckle", 0444, NULL, show) ? 0 : -ENOMEM;
+	if (proc_create_single("unbuckle", 0444, NULL, show))
+		return 0;
+	pr_err("cannot make /proc/unbuckle\n");
+	return -ENOMEM;
 }
 
 void ub_report_stop(void)

@@ -62,8 +62,10 @@ int ub_engines_start(const struct ub_parameters *parameters, const struct ub_mem
 
 	engines_count = parameters->core.engines;
 	engines = kvcalloc(engines_count, sizeof(*engines), GFP_KERNEL);
-	if (!engines)
+	if (!engines) {
+		pr_err("no memory for %u engines\n", engines_count);
 		return -ENOMEM;
+	}
 	for (number = 0; number < engines_count; number++) {
 		spin_lock_init(&engines[number].lock);
 		engines[number].number = number;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
  * Memory: one piece for the store, one for the tables beside it; both are taken when the module is loaded, and nothing
- * of either is ever taken later. A machine that has not that much to give refuses, without killing anybody for it.
+ * of either is ever taken later. A machine that has not that much to give, and what workers take then, refuses, without
+ * killing anybody for it.
  */
 #include <linux/mm.h>
 #include <linux/vmalloc.h>
-#include "shim.h"
+#include "tcp.h"
 
 /* Left to everybody else: a sixteenth of the machine. */
 #define SPARE_SHARE 16
@@ -24,14 +25,15 @@ static bool there_is(u64 bytes)
 
 static void *take(size_t bytes)
 {
-	/* RETRY_MAYFAIL fails where the OOM killer would start. Lookups jump about in this: large pages, if there are. */
-	return vmalloc_huge(bytes, GFP_KERNEL | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+	/* Lookups jump about in this: large pages, if there are. */
+	return vmalloc_huge(bytes, UB_GFP_AT_LOAD | __GFP_ZERO);
 }
 
 int ub_memory_take(struct ub_memory *memory, const struct unbuckle_settings *settings)
 {
 	memory->block_bytes = unbuckle_core_bytes(settings);
-	if (!there_is(settings->memory_bytes + memory->block_bytes))
+	if (!there_is(settings->memory_bytes + memory->block_bytes +
+		      (u64)settings->tcp_workers * (UB_INPUT_BYTES + UB_OUTPUT_BYTES)))
 		return -ENOMEM;
 	memory->region = take(settings->memory_bytes);
 	memory->block = take(memory->block_bytes);

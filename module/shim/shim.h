@@ -48,6 +48,9 @@ struct ub_parameters {
 };
 int ub_parameters_read(struct ub_parameters *to);
 
+/* What is large and taken at load: RETRY_MAYFAIL fails where the OOM killer would start. */
+#define UB_GFP_AT_LOAD (GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
 /* memory.c: the region and the tables. */
 struct ub_memory {
 	void *region, *block;

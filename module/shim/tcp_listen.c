@@ -166,20 +166,22 @@ static int workers_start(const struct ub_parameters *parameters)
 	workers_count = parameters->workers;
 	workers = kvcalloc(workers_count, sizeof(*workers), GFP_KERNEL);
 	if (!workers)
-		return -ENOMEM;
+		goto failed;
 	for (number = 0; number < workers_count; number++) {
 		struct ub_tcp_worker *worker = &workers[number];
 
 		worker->engine = nr_cpu_ids + number;
-		worker->input = vmalloc(UB_INPUT_BYTES);
-		worker->output = vmalloc(UB_OUTPUT_BYTES);
+		worker->input = __vmalloc(UB_INPUT_BYTES, UB_GFP_AT_LOAD);
+		worker->output = __vmalloc(UB_OUTPUT_BYTES, UB_GFP_AT_LOAD);
 		worker->queue = alloc_ordered_workqueue("unbuckle_tcp/%u", 0, number);
-		if (!worker->input || !worker->output || !worker->queue) {
-			workers_stop();
-			return -ENOMEM;
-		}
+		if (!worker->input || !worker->output || !worker->queue)
+			goto failed;
 	}
 	return 0;
+failed:
+	workers_stop();
+	pr_err("no memory for %u workers\n", workers_count);
+	return -ENOMEM;
 }
 
 int ub_tcp_start(struct net *net, const struct ub_parameters *parameters)

@@ -108,10 +108,15 @@ static const struct nf_hook_ops hooks[] = {
 
 int ub_hook_start(struct net *net, const struct ub_parameters *parameters)
 {
+	int error;
+
 	port = htons(parameters->port);
 	bound = parameters->address;
 	to_workers = parameters->udp_workers > 0;
-	return nf_register_net_hooks(net, hooks, ARRAY_SIZE(hooks));
+	error = nf_register_net_hooks(net, hooks, ARRAY_SIZE(hooks));
+	if (error)
+		pr_err("cannot register with netfilter: error %d\n", error);
+	return error;
 }
 
 void ub_hook_stop(struct net *net)

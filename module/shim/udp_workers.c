@@ -87,8 +87,10 @@ int ub_udp_workers_start(struct net *net, const struct ub_parameters *parameters
 	if (!parameters->udp_workers)
 		return 0;
 	workers = kvcalloc(parameters->udp_workers, sizeof(*workers), GFP_KERNEL);
-	if (!workers)
+	if (!workers) {
+		pr_err("no memory for %u UDP workers\n", parameters->udp_workers);
 		return -ENOMEM;
+	}
 	for (number = 0; number < parameters->udp_workers; number++) {
 		struct worker *worker = &workers[number];
 
@@ -97,6 +99,7 @@ int ub_udp_workers_start(struct net *net, const struct ub_parameters *parameters
 		if (IS_ERR(worker->task)) {
 			int error = PTR_ERR(worker->task);
 
+			pr_err("cannot start UDP worker %u: error %d\n", number, error);
 			ub_udp_workers_stop();
 			return error;
 		}

@@ -22,7 +22,7 @@ const USAGE: &str = "usage: cargo xtask TASK
                                     memcached's own t/*.t against a server
   clients [--server PATH] [--peer PATH] [--list] [NAME]...
                                     real clients and their own test suites against a server, and against a peer
-  module build|object|test          the kernel module: build it, commit its Rust object, try it in a virtual machine
+  module build|object|verify|test   the kernel module: build it, commit its Rust object, try it in a virtual machine
   compare, instructions             benchmarks: see docs/BENCHMARKS.md";
 
 fn main() -> Result<ExitCode> {

@@ -19,6 +19,7 @@
 extern crate std;
 
 mod authentication;
+mod batch;
 mod binary;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -35,11 +36,12 @@ pub use counters::{Counter, Counters};
 pub use observe::{Event, Facts, Observer, StoreOutcome, Storing};
 pub use session::Session;
 
+use batch::Batch;
 use core::ops::ControlFlow;
 use expiry::Clock;
 use session::Phase;
 use unbuckle_store::{Item, Walk, Worker};
-use unbuckle_wire::binary::REQUEST_MAGIC;
+use unbuckle_wire::binary::{GetForm, REQUEST_MAGIC};
 
 /// An output of at least this many free bytes always lets `serve` make progress (one whole inline value and its header).
 pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
@@ -179,12 +181,18 @@ pub struct Engine<'s, 'r> {
     counters: &'s Counters,
     observer: Option<&'s dyn Observer>,
     scratch: [u8; SCRATCH_BYTES],
+    /// `get`s, keys of one, `mg`s and binary `get`s that were decoded ahead.
+    gets: Batch<classic::retrieval::Ahead>,
+    meta_gets: Batch<meta::Ahead>,
+    frames: Batch<Option<GetForm>>,
     /// Who may come in; `None`: everybody.
     gate: Option<&'s dyn Gate>,
 }
 
 impl<'s, 'r> Engine<'s, 'r> {
     /// `counters` are this thread's own; the door keeps them where it can sum them over threads.
+    // Always inlined, so that it is made where it is to be, and not on a stack that may be too short for it.
+    #[inline(always)]
     #[must_use]
     pub fn new(worker: Worker<'s, 'r>, settings: Settings, counters: &'s Counters) -> Self {
         Self {
@@ -194,6 +202,9 @@ impl<'s, 'r> Engine<'s, 'r> {
             counters,
             observer: None,
             scratch: [0; SCRATCH_BYTES],
+            gets: Batch::default(),
+            meta_gets: Batch::default(),
+            frames: Batch::default(),
             gate: None,
         }
     }
@@ -245,7 +256,7 @@ impl<'s, 'r> Engine<'s, 'r> {
         for (slot, input) in keys.iter_mut().zip(inputs) {
             *slot = unbuckle_wire::text::likely_key(input).and_then(|key| self.worker.key(key));
         }
-        self.worker.prefetch(keys.iter().flatten());
+        self.worker.prefetch(keys.iter().flatten().copied());
     }
 
     /// The first byte of a connection's first request has come, or not.

@@ -53,7 +53,7 @@ use lock::{Guard, Lock};
 use unbuckle_layout::access::Access;
 use unbuckle_layout::region::Region;
 use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};
-use unbuckle_layout::{KEY_BYTES_MAX, bytes, hash, header, index};
+use unbuckle_layout::{KEY_BYTES_MAX, hash, header, index};
 
 /// What a store is made with. Sizes in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -268,7 +268,6 @@ impl<'r> Store<'r> {
             tick_code: Access::tick_code(2),
             rested_s: 2,
             stored_since: false,
-            key_scratch: Default::default(),
             observer: None,
         })
     }
@@ -463,15 +462,11 @@ impl<'k> Key<'k> {
     pub fn bytes(&self) -> &'k [u8] {
         self.bytes
     }
-}
 
-/// A key on its way from one place in the log to another.
-#[derive(Debug)]
-struct KeyScratch([u8; KEY_BYTES_MAX + bytes::SPARE_BYTES]);
-
-impl Default for KeyScratch {
-    fn default() -> KeyScratch {
-        KeyScratch([0; KEY_BYTES_MAX + bytes::SPARE_BYTES])
+    /// For [`Worker::key_hashed`].
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 }
 
@@ -488,7 +483,6 @@ pub struct Worker<'s, 'r> {
     /// When spans were last looked at, and whether anything was stored since.
     rested_s: u32,
     stored_since: bool,
-    key_scratch: KeyScratch,
     /// Whom evictions are told to.
     observer: Option<&'s dyn Observer>,
 }
@@ -510,6 +504,12 @@ impl<'s, 'r> Worker<'s, 'r> {
     #[inline]
     pub fn key<'k>(&self, bytes: &'k [u8]) -> Option<Key<'k>> {
         self.store.key(bytes)
+    }
+
+    /// A key that [`Worker::key`] has taken before, with the hash that it had then. With another hash, it is not found.
+    #[inline]
+    pub fn key_hashed<'k>(&self, bytes: &'k [u8], hash: u64) -> Key<'k> {
+        Key { bytes, hash }
     }
 
     /// The store that this worker works on.

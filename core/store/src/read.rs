@@ -244,9 +244,9 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// A hint for a batch of keys that are looked up next: asks for the index line of each, then for the item of each, so
     /// that the touches overlap. One by one each would be waited for.
     #[inline(always)]
-    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k Key<'k>> + Clone) {
-        keys.clone().for_each(|key| self.prefetch_line(key));
-        keys.for_each(|key| self.prefetch_item(key));
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>> + Clone) {
+        keys.clone().for_each(|key| self.prefetch_line(&key));
+        keys.for_each(|key| self.prefetch_item(&key));
     }
 
     #[inline(always)]

@@ -22,8 +22,8 @@ pub(super) fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Resul
     }
     if options.memory_file.is_some() && !options.fastpath.interfaces.is_empty() {
         return Err(Refusal::usage(
-            "-e and --fastpath exclude each other: the cache is in a file, or in the kernel's maps; \
-             --fastpath-pin keeps it over restarts, too",
+            "-e and --fastpath exclude each other: with --fastpath the cache is in the kernel's maps, which no file can \
+             stand behind; --fastpath-pin keeps it over restarts of the server, though not of the machine",
         ));
     }
     if options.fastpath.is_idle() {

@@ -37,6 +37,8 @@ fn handled(version: u32) -> Handled {
 pub(super) struct Exceptions {
     /// Files that are read while the server serves.
     pub(super) read: Vec<PathBuf>,
+    /// Folders beneath which everything may be read.
+    pub(super) read_beneath: Vec<PathBuf>,
     /// Files that are removed when it ends.
     pub(super) remove: Vec<PathBuf>,
     /// A folder in which the kernel may write a core file in the server's name.
@@ -58,6 +60,9 @@ pub(super) fn confine(exceptions: &Exceptions) -> io::Result<u32> {
         for folder in folders(file) {
             allow(&folder, READ_FILE)?;
         }
+    }
+    for folder in &exceptions.read_beneath {
+        allow(folder, READ_FILE)?;
     }
     for file in &exceptions.remove {
         allow(parent(file), REMOVE_FILE)?;

@@ -71,8 +71,14 @@ fn exceptions(options: &Options, passwords: Option<&Path>) -> Exceptions {
     let certificates = [&tls.chain_cert, &tls.key, &tls.ca_cert].into_iter().flatten();
     let certificates = certificates.filter(|_| options.tls_enabled).cloned();
     let read: Vec<PathBuf> = certificates.chain(passwords.map(Path::to_owned)).collect();
-    let remove = [&options.pid_file, &options.unix_socket].into_iter().flatten().cloned().collect();
-    Exceptions { read, remove, dump_into: if options.core_dumps { files::dump_folder() } else { None } }
+    let has_fast_path = !options.fastpath.interfaces.is_empty();
+    Exceptions {
+        read,
+        // Which VLANs end at an interface is told in there, by a path that is new for each thread.
+        read_beneath: if has_fast_path { vec!["/proc".into()] } else { Vec::new() },
+        remove: [&options.pid_file, &options.unix_socket].into_iter().flatten().cloned().collect(),
+        dump_into: if options.core_dumps { files::dump_folder() } else { None },
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +127,21 @@ mod tests {
     }
 
     #[test]
+    fn a_fast_path_looks_interfaces_up_while_it_serves() {
+        if kernel::landlock_version().is_err() {
+            eprintln!("skipped: the kernel has no Landlock");
+            return;
+        }
+        in_a_thread(|| {
+            let options = options("-U 11211 --fastpath lo");
+            files::confine(&exceptions(&options, None)).unwrap();
+            install(&options, Otherwise::Fail, Reach::Thread).unwrap();
+            assert!(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap().contains("lo:"));
+            assert!(is_denied(UdpSocket::bind("127.0.0.1:0")));
+        });
+    }
+
+    #[test]
     fn files_and_networks_are_out_of_reach() {
         if kernel::landlock_version().is_err() {
             eprintln!("skipped: the kernel has no Landlock");
@@ -141,7 +162,9 @@ mod tests {
             assert!(is_denied(std::fs::write(folder.join("kept/new"), "")));
             assert!(is_denied(std::fs::read(&outside)) && is_denied(std::fs::remove_file(&outside)));
             assert!(is_denied(std::fs::write(&inside, "")) && is_denied(std::fs::read_dir("/")));
-            assert!(is_denied(Command::new("/bin/true").status()));
+            assert!(
+                is_denied(Command::new("/bin/true").status()) && is_denied(std::fs::read("/proc/version"))
+            );
             std::fs::remove_file(&pid_file).unwrap();
             if version >= 4 {
                 assert!(is_denied(TcpListener::bind("127.0.0.1:0")));

@@ -15,7 +15,9 @@ const USAGE: &str = "usage: traffic ADDRESS SECONDS
   clients of every bad habit against a server at ADDRESS, over UDP and TCP; fails on a wrong answer
        traffic count udp|tcp ADDRESS TIMES BYTES
   gets a value of BYTES so many times, one after another; prints nanoseconds for each, which on a machine whose clock
-  counts instructions are instructions";
+  counts instructions are instructions
+       traffic hold ADDRESS
+  has a UDP port, until it is killed";
 const KEYS: u64 = 500;
 const VALUE_BYTES_MAX: u64 = 1200;
 /// After this long a good client asks again, or connects again.
@@ -37,6 +39,12 @@ fn main() -> Result<ExitCode> {
             let ns = count(transport, address.parse()?, times.parse()?, bytes.parse()?)?;
             println!("{ns}");
             return Ok(ExitCode::SUCCESS);
+        }
+        ["hold", address] => {
+            let _held = UdpSocket::bind(address)?;
+            loop {
+                std::thread::park();
+            }
         }
         [address, seconds] => (address, seconds),
         _ => {

@@ -52,6 +52,7 @@ fn play(kernel: &Kernel, programs: &[PathBuf]) -> Result<()> {
         programs: programs.to_vec(),
         memory_mb: MEMORY_MB,
         seconds_max: SECONDS_MAX,
+        variables: Vec::new(),
         counts_instructions: false,
     };
     let said = machine.run()?;

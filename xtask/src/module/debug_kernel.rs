@@ -14,8 +14,8 @@ use std::process::Command;
 
 const PACKAGE: &str = "linux-source-6.12";
 
-pub(crate) const TOOLS: [(&str, &str); 5] =
-    [("flex", "flex"), ("bison", "bison"), ("bc", "bc"), ("xz", "xz-utils"), ("tar", "tar")];
+pub(crate) const TOOLS: [(&str, &str); 4] =
+    [("flex", "flex"), ("bison", "bison"), ("bc", "bc"), ("tar", "tar")];
 /// A library that objtool is linked with, and no program.
 const HEADER: &str = "/usr/include/libelf.h";
 

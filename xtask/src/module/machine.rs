@@ -35,6 +35,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) files: Vec<PathBuf>,
     /// Programs that it finds in its path.
     pub(crate) programs: Vec<PathBuf>,
+    /// What its script finds as variables, `NAME=VALUE`.
+    pub(crate) variables: Vec<String>,
     pub(crate) memory_mb: u32,
     pub(crate) seconds_max: u32,
     /// One processor, whose clock counts instructions, a nanosecond each: it is never late, however busy the host is, and
@@ -66,7 +68,9 @@ impl Machine<'_> {
         machine.arg("-serial").arg(format!("file:{}", results.display()));
         machine.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(disk);
         // Without multi-shot, KASAN speaks once and never again. Other kernels do not know the word.
-        machine.args(["-append", "console=ttyS0 panic=-1 oops=panic kasan_multi_shot"]);
+        let words =
+            format!("console=ttyS0 panic=-1 oops=panic kasan_multi_shot {}", self.variables.join(" "));
+        machine.args(["-append", &words]);
         let status = machine.stdin(Stdio::null()).status().context("cannot run qemu-system-x86_64")?;
         let said = fs::read_to_string(&results).unwrap_or_default().replace('\r', "");
         match said.lines().find_map(|line| line.strip_prefix("TEST-STATUS=")) {

@@ -3,6 +3,7 @@
 //!
 //! Nothing is installed: kernel packages are downloaded from apt and unpacked under `target/module`.
 
+mod compile;
 mod debug_kernel;
 mod frames;
 mod kbuild;
@@ -13,20 +14,24 @@ mod scenarios;
 
 use crate::outcome::Outcome;
 use crate::run::{program, root, target_folder};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::path::PathBuf;
 
-const USAGE: &str = "usage: cargo xtask module build|object|test|debug [SCENARIO]...
-  build    the module for Debian's stock kernels, with its gates
-  object   builds the Rust core and commits it to module/core, for those who build without Rust
-  test     build, then every scenario of module/vm in a virtual machine, or those named
-  debug    the same on a kernel with KASAN, lockdep and kmemleak, which it builds from Debian's sources";
+const USAGE: &str = "usage: cargo xtask module build|object|verify|test|debug|soak
+  build                             the module for Debian's stock kernels, with its gates
+  object                            builds the Rust core and commits it to module/core, for those who build without Rust
+  verify                            proves that what is committed is what the sources give, in any folder
+  test [SCENARIO]...                build, then every scenario of module/vm in a virtual machine, or those named
+  debug [SCENARIO]...               the same on a kernel with KASAN, lockdep and kmemleak, built from Debian's sources
+  soak [--minutes N] [--debug]      mixed load for 10 or N minutes, in a virtual machine with the stock kernel or that one";
 
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
     match arguments.next().as_deref() {
         Some("build") => Ok(build().1),
         Some("object") => Ok(vec![Outcome::new("module: the committed object", object::commit())]),
+        Some("verify") => Ok(object::verify()),
         Some("test") => Ok(test(&arguments.collect::<Vec<_>>())),
+        Some("soak") => soak(arguments),
         Some("debug") => Ok(debug(&arguments.collect::<Vec<_>>())),
         _ => bail!("{USAGE}"),
     }
@@ -60,19 +65,50 @@ pub(crate) fn test(names: &[String]) -> Vec<Outcome> {
 
 /// As [`test`], where faults are looked for: in the core, too, which is built for that.
 fn debug(names: &[String]) -> Vec<Outcome> {
-    const NAME: &str = "module: with detectors";
+    match build_debug() {
+        Ok(built) => scenarios::run_debug(&built, names),
+        Err(outcome) => vec![outcome],
+    }
+}
+
+fn soak(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
+    let (mut minutes, mut has_detectors) = (10, false);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--minutes" => {
+                let value = arguments.next().unwrap_or_default();
+                minutes = value.parse().with_context(|| format!("--minutes {value:?} is no number"))?;
+            }
+            "--debug" => has_detectors = true,
+            other => bail!("unknown option {other}; there are --minutes and --debug"),
+        }
+    }
+    if let Some(enable) = missing(&machine::TOOLS) {
+        return Ok(vec![Outcome::skipped("module: mixed load for long", enable)]);
+    }
+    if has_detectors {
+        return Ok(vec![match build_debug() {
+            Ok(built) => scenarios::soak(&built, minutes),
+            Err(outcome) => outcome,
+        }]);
+    }
+    let (built, mut outcomes) = build();
+    outcomes.extend(built.first().map(|built| scenarios::soak(built, minutes)));
+    Ok(outcomes)
+}
+
+/// The debug kernel and the module for it, or why not.
+fn build_debug() -> Result<Built, Outcome> {
+    const NAME: &str = "module: build with detectors";
     let lacking = missing(&machine::TOOLS).or_else(debug_kernel::missing).or_else(object::missing);
     if let Some(enable) = lacking {
-        return vec![Outcome::skipped(NAME, enable)];
+        return Err(Outcome::skipped(NAME, enable));
     }
     let built = debug_kernel::debug().and_then(|kernel| {
         let module = kbuild::build(&object::build_debug()?, &kernel)?;
         Ok(Built { module, kernel })
     });
-    match built {
-        Ok(built) => scenarios::run_debug(&built, names),
-        Err(error) => vec![Outcome::new(NAME, Err(error))],
-    }
+    built.map_err(|error| Outcome::new(NAME, Err(error)))
 }
 
 /// A module and the kernel that it is for.

@@ -77,6 +77,16 @@ const PLANTED: Scenario = Scenario {
     counts_instructions: false,
 };
 
+const SOAK: Scenario = Scenario {
+    name: "soak",
+    what: "mixed load for long",
+    modules: &[],
+    installed: &[],
+    memory_mb: 768,
+    seconds_max: 180,
+    counts_instructions: false,
+};
+
 const BRIEFLY: [&str; 2] = ["life", "clients"];
 
 /// Rules on tracked connections, and what that needs, in this order.
@@ -115,6 +125,20 @@ pub(crate) fn run_debug(built: &Built, names: &[String]) -> Vec<Outcome> {
     play_all(built, std::iter::once(&PLANTED).chain(&SCENARIOS).filter(wanted))
 }
 
+/// So many minutes of load.
+pub(crate) fn soak(built: &Built, minutes: u32) -> Outcome {
+    let name = format!("module on {}: {minutes} minutes of mixed load", built.kernel.release);
+    let result = programs().and_then(|programs| play(&SOAK, built, &programs, minutes));
+    if let Ok(said) = &result {
+        tell(said);
+    }
+    Outcome::new(name, result.map(|_| ()))
+}
+
+fn tell(said: &str) {
+    said.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("  {line}"));
+}
+
 fn play_all<'a>(built: &Built, scenarios: impl Iterator<Item = &'a Scenario>) -> Vec<Outcome> {
     let programs = match programs() {
         Ok(programs) => programs,
@@ -125,19 +149,20 @@ fn play_all<'a>(built: &Built, scenarios: impl Iterator<Item = &'a Scenario>) ->
         if let Some(enable) = missing(scenario.installed) {
             return Outcome::skipped(name, enable);
         }
-        let result = play(scenario, built, &programs);
+        let result = play(scenario, built, &programs, 0);
         if let Ok(said) = &result {
-            said.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("  {line}"));
+            tell(said);
         }
         Outcome::new(name, result.map(|_| ()))
     };
     scenarios.map(run).collect()
 }
 
-fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf]) -> Result<String> {
-    let modules = scenario.modules.iter().map(|module| built.kernel.modules.join(module));
+fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) -> Result<String> {
     let mut files = vec![built.module.clone(), root().join("tests/transcripts")];
-    files.extend(modules);
+    for module in scenario.modules {
+        files.push(built.kernel.module(module)?);
+    }
     let installed = scenario.installed.iter().filter_map(|(name, _)| program(name));
     let machine = Machine {
         kernel: &built.kernel,
@@ -146,7 +171,8 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf]) -> Result<Stri
         files,
         programs: programs.iter().cloned().chain(installed).collect(),
         memory_mb: scenario.memory_mb,
-        seconds_max: scenario.seconds_max,
+        seconds_max: scenario.seconds_max + 60 * minutes,
+        variables: vec![format!("MINUTES={minutes}")],
         counts_instructions: scenario.counts_instructions,
     };
     machine.run()
@@ -157,5 +183,5 @@ fn programs() -> Result<Vec<PathBuf>> {
     let mut build = cargo();
     captured(build.args(["build", "--quiet", "--release", "--package", "unbuckle-tests", "--bins"]))?;
     let folder = target_folder().join("release");
-    Ok(["conformance", "traffic"].iter().map(|name| folder.join(name)).collect())
+    Ok(["conformance", "mix", "traffic"].iter().map(|name| folder.join(name)).collect())
 }
