@@ -8,7 +8,7 @@ use aya::maps::{Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -77,6 +77,7 @@ pub struct Loader {
     interfaces: Vec<Facts>,
     /// What the programs have been told, but for what changes while they run.
     told: Option<Box<Config>>,
+    paused: bool,
     /// Names of the pinned links that are in use.
     links: Vec<String>,
     pin: Option<PinFolder>,
@@ -128,6 +129,8 @@ impl Loader {
         let elements = u32::try_from(elements).map_err(|_| Error::Object("room for so large a region"))?;
         let processors = aya::util::nr_cpus().map_err(|(_, error)| Error::Memory(error))?;
         let mut loader = EbpfLoader::new();
+        // The verifier's reason without its every step, which can be longer than any buffer: then there is no reason at all.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
         loader.map_max_entries(name::REGION, elements);
         loader.map_max_entries(name::COUNTERS, u32::try_from(processors).unwrap_or(u32::MAX));
         let paths = pin.iter().flat_map(|pin| {
@@ -148,7 +151,7 @@ impl Loader {
         let maps =
             Maps::map(region.fd().as_fd(), elements as usize, config.as_fd(), counters.as_fd(), processors)
                 .map_err(Error::Memory)?;
-        Ok(Loader { ebpf, maps, interfaces: Vec::new(), told: None, links: Vec::new(), pin })
+        Ok(Loader { ebpf, maps, interfaces: Vec::new(), told: None, paused: false, links: Vec::new(), pin })
     }
 
     /// Attaches the program for `hook` to an interface, after whatever is attached there already. A link that is pinned is
@@ -215,7 +218,7 @@ impl Loader {
         self.maps.enable(false);
         self.maps.config_set(&config);
         self.maps.heartbeat(now_ns);
-        self.maps.enable(true);
+        self.maps.enable(!self.paused);
         self.told = Some(Box::new(config));
         Ok(coverage)
     }
@@ -266,6 +269,14 @@ impl Loader {
     /// From now on the programs pass everything, until the next [`Loader::configure`].
     pub fn switch_off(&self) {
         self.maps.enable(false);
+    }
+
+    /// While it is paused, everything is passed. Nothing else changes.
+    pub fn pause(&mut self, on: bool) {
+        if self.paused != on {
+            self.paused = on;
+            self.maps.enable(!on && self.told.is_some());
+        }
     }
 
     /// What the maps hold.

@@ -240,6 +240,7 @@ fn serve(
         fast_path
             .switch_on(sockets, &shared.options, &shared.clock, &mut |line| say(line))
             .map_err(|error| failure("cannot switch the fast path on", error))?;
+        shared.attend_to_gets();
     }
     sandbox::confine_files(shared);
     let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;

@@ -168,6 +168,13 @@ impl Shared<'_> {
         self.verbosity.load(Ordering::Relaxed)
     }
 
+    /// Who wants to know of each get has come or gone: the fast path is to leave all of them to the server, or is not.
+    pub(crate) fn attend_to_gets(&self) {
+        if let Some(fast_path) = &self.fast_path {
+            fast_path.attend(&self.hub);
+        }
+    }
+
     /// Ends all loops.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);

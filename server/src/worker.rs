@@ -418,6 +418,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         self.server.follow_watchers(0);
         if let (0, Some(fast_path)) = (self.number, &self.shared.fast_path) {
             fast_path.tick();
+            // Watchers may have gone.
+            self.shared.attend_to_gets();
         }
         let timeout_s = self.shared.options.extended.idle_timeout_s;
         if timeout_s > 0 {

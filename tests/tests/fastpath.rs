@@ -87,6 +87,45 @@ fn hits_count_like_any_others() {
 }
 
 #[test]
+fn whoever_watches_gets_sees_all_of_them() {
+    if !runs_as_root("watching with a fast path") {
+        return;
+    }
+    Namespace::make().unwrap().within(|| {
+        let server = start("--fastpath lo --fastpath-required");
+        let address = server.socket_address().unwrap();
+        let mut line = Line::open(address).unwrap();
+        line.set("a", b"hello").unwrap();
+        let socket = client(address);
+        let served = || count(&own_stats(address), "fastpath_served");
+        let is_served = || {
+            let before = served();
+            assert_eq!(get(&socket, "a").unwrap(), b"hello");
+            served() > before
+        };
+        assert!(is_served());
+        let mut watcher = Line::open(address).unwrap();
+        assert_eq!(watcher.ask(b"watch fetchers\r\n").unwrap(), "OK");
+        for _ in 0..3 {
+            assert!(!is_served());
+            let told = watcher.answer().unwrap();
+            assert!(told.contains("type=item_get key=a status=found"), "{told}");
+        }
+        // It is a second until the server looks again.
+        drop(watcher);
+        let began = Instant::now();
+        while !is_served() {
+            assert!(began.elapsed() < ANSWER_MAX, "nobody watches any more");
+        }
+        // Statistics by prefix count each get.
+        assert_eq!(line.ask(b"stats detail on\r\n").unwrap(), "OK");
+        assert!(!is_served());
+        assert_eq!(line.ask(b"stats detail off\r\n").unwrap(), "OK");
+        assert!(is_served());
+    });
+}
+
+#[test]
 fn privileges_are_dropped_when_all_is_attached_and_an_orderly_end_detaches() {
     if !runs_as_root("dropping privileges with a fast path") {
         return;

@@ -11,6 +11,7 @@ mod rules;
 mod tls;
 mod values;
 
+pub(crate) use addresses::mapped;
 pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::{Extended, Sandbox};
 pub use fastpath::{FastPathOptions, HookChoice, PIN_FOLDER_DEFAULT};
