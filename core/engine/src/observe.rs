@@ -5,7 +5,7 @@
 //! command looks at its item once more for the sake of the event; another client may change it in between, so that an event
 //! may tell of a state that the reply does not show.
 
-use crate::{Engine, Step, Turn};
+use crate::Engine;
 use unbuckle_store::{Expiry, Item, Key, Missing, Refused, Stored};
 
 /// Somebody who wants to know.
@@ -104,26 +104,6 @@ impl<'s> Engine<'s, '_> {
     /// What a lookup finds now.
     pub(crate) fn look(&mut self, key: &Key<'_>) -> Result<Facts, Missing> {
         self.worker.look(key, Facts::of)
-    }
-
-    /// Does `look_up`, which answers a retrieval of `key`, and tells what it found.
-    #[inline(always)]
-    pub(crate) fn observe_look_up<'i, 'o, 't>(
-        &mut self,
-        turn: &mut Turn<'i, 'o, 't>,
-        key: &Key<'_>,
-        look_up: impl FnOnce(&mut Self, &mut Turn<'i, 'o, 't>) -> Step,
-    ) -> Step {
-        // Looked at before the lookup, which removes what has expired; told once the key is done with: for want of room it
-        // may be looked up again.
-        let found = if self.is_observed() { Some((self.look(key), turn.at)) } else { None };
-        let step = look_up(self, turn);
-        if let Some((found, at)) = found
-            && turn.at != at
-        {
-            self.tell_found(key, found, true);
-        }
-        step
     }
 
     #[cold]

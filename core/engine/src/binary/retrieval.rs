@@ -97,9 +97,29 @@ impl Engine<'_, '_> {
         touch: Option<Expiry>,
         tally: &mut Tally,
     ) -> Step {
-        self.observe_look_up(turn, &slot.key, |engine, turn| {
-            engine.look_up_frame_unobserved(session, turn, slot, touch, tally)
-        })
+        if self.is_observed() {
+            return self.look_up_frame_observed(session, turn, slot, touch, tally);
+        }
+        self.look_up_frame_unobserved(session, turn, slot, touch, tally)
+    }
+
+    /// See `look_up_observed` of the classic protocol.
+    #[cold]
+    fn look_up_frame_observed(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_, '_, '_>,
+        slot: &Slot<'_>,
+        touch: Option<Expiry>,
+        tally: &mut Tally,
+    ) -> Step {
+        let found = self.look(&slot.key);
+        let at = turn.at;
+        let step = self.look_up_frame_unobserved(session, turn, slot, touch, tally);
+        if turn.at != at {
+            self.tell_found(&slot.key, found, true);
+        }
+        step
     }
 
     #[inline(always)]

@@ -210,9 +210,29 @@ impl Engine<'_, '_> {
         slot: &Slot<'_>,
         tally: &mut Tally,
     ) -> Step {
-        self.observe_look_up(turn, &slot.key, |engine, turn| {
-            engine.look_up_unobserved(session, turn, slot, tally)
-        })
+        if self.is_observed() {
+            return self.look_up_observed(session, turn, slot, tally);
+        }
+        self.look_up_unobserved(session, turn, slot, tally)
+    }
+
+    #[cold]
+    fn look_up_observed(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_, '_, '_>,
+        slot: &Slot<'_>,
+        tally: &mut Tally,
+    ) -> Step {
+        // Before the lookup, which removes what has expired. Told once the key is done with: for want of room it may be
+        // looked up again.
+        let found = self.look(&slot.key);
+        let at = turn.at;
+        let step = self.look_up_unobserved(session, turn, slot, tally);
+        if turn.at != at {
+            self.tell_found(&slot.key, found, true);
+        }
+        step
     }
 
     #[inline(always)]
