@@ -13,7 +13,7 @@ case $(uname -r) in
     fastpath_wire --test-threads 2 xdp
     ;;
 *)
-    bad_input --test-threads 2
+    UNBUCKLE_FUZZ_PACKETS=2000 bad_input --test-threads 2
     programs --test-threads 2
     live --test-threads 2
     fastpath_wire --test-threads 2 --nocapture
