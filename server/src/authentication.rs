@@ -65,13 +65,7 @@ impl Guesses {
     /// What `try_it` says, if the source may try at `now_s`. A guess is paid for before it is known to be wrong, so that many
     /// at the same time are not more than one after another.
     fn admission(&self, source: u64, now_s: u32, try_it: impl FnOnce() -> bool) -> Admission {
-        let paid = {
-            let mut left = lock(&self.left);
-            let left = left.allowance(source, now_s);
-            let fewer = left.checked_sub(1);
-            *left = fewer.unwrap_or(0);
-            fewer.is_some()
-        };
+        let paid = lock(&self.left).spend(source, now_s);
         if !paid {
             self.unheard.fetch_add(1, Ordering::Relaxed);
             return Admission::Unheard;
@@ -79,7 +73,7 @@ impl Guesses {
         if !try_it() {
             return Admission::Wrong;
         }
-        *lock(&self.left).allowance(source, now_s) += 1;
+        lock(&self.left).give_back(source, now_s);
         Admission::Admitted
     }
 }

@@ -29,6 +29,13 @@ pub struct Process {
 impl Process {
     /// Starts the server at `path`; `arguments` should ask for free ports (`-p -1`, `-U -1`).
     pub fn start(path: &Path, arguments: &[&str]) -> Result<Process> {
+        // Before what the test gives, which has the last word. None is an argument, too.
+        let sandbox = if arguments.is_empty() { &[] } else { &STRICT_SANDBOX[..] };
+        Process::start_as_users_do(path, &[sandbox, arguments].concat())
+    }
+
+    /// The same, with the sandbox that a server has by itself.
+    pub fn start_as_users_do(path: &Path, arguments: &[&str]) -> Result<Process> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("unbuckle-process-{}-{number}", std::process::id()));
@@ -36,10 +43,7 @@ impl Process {
         // The server may become another user before it writes here.
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
         let ports = folder.join("ports");
-        // Before what the test gives, which has the last word.
-        let sandbox = if arguments.is_empty() { &[] } else { &STRICT_SANDBOX[..] };
         let child = Command::new(path)
-            .args(sandbox)
             .args(arguments)
             .env("MEMCACHED_PORT_FILENAME", &ports)
             .current_dir(&folder)

@@ -36,12 +36,20 @@ fn ask(address: SocketAddr, request: &str, end: &str) -> String {
 }
 
 #[test]
-fn every_thread_is_confined_unless_that_is_switched_off() {
-    for (threads, option, filter) in
-        [("1", "drop_privileges", "2"), ("3", "drop_privileges", "2"), ("3", "no_drop_privileges", "0")]
-    {
+fn every_thread_is_confined_as_was_asked_for() {
+    // The option, and what is seen of it: in each thread's status, in the settings, on standard error.
+    for (threads, option, filter, is_alone, shown, said) in [
+        ("1", "drop_privileges", "2", "1", "yes", "system calls are confined"),
+        ("3", "drop_privileges", "2", "1", "yes", "system calls are confined"),
+        ("3", "no_drop_privileges", "0", "0", "no", "sandbox: off"),
+        ("3", "", "0", "1", "no", "files and sockets are confined"),
+    ] {
+        if option.is_empty() && !has_landlock() {
+            eprintln!("skipped: the kernel has no Landlock");
+            continue;
+        }
         let arguments = ["-p", "-1", "-l", "127.0.0.1", "-v", "-t", threads, "-o", option];
-        let mut server = Process::start(&binary(), &arguments).unwrap();
+        let mut server = Process::start_as_users_do(&binary(), &arguments).unwrap();
         ask(server.address(), "get a\r\n", "END\r\n");
         let process = server.id();
         server
@@ -49,9 +57,7 @@ fn every_thread_is_confined_unless_that_is_switched_off() {
                 of_every_thread(process, "Seccomp").iter().all(|mode| mode == filter).then_some(())
             })
             .unwrap();
-        let (bit, shown, said) =
-            if filter == "0" { ("0", "no", "sandbox: off") } else { ("1", "yes", "(seccomp)") };
-        assert!(of_every_thread(process, "NoNewPrivs").iter().all(|found| found == bit));
+        assert!(of_every_thread(process, "NoNewPrivs").iter().all(|found| found == is_alone), "{option}");
         let settings = ask(server.address(), "stats settings\r\n", "END\r\n");
         assert!(settings.contains(&format!("STAT drop_privileges {shown}\r\n")), "{settings}");
         assert!(server.errors().contains(said), "{}", server.errors());
@@ -113,14 +119,14 @@ fn files_of_others_cannot_be_read() {
         eprintln!("skipped: the kernel has no Landlock");
         return;
     }
-    for (option, reaches) in [("drop_privileges=kill", false), ("no_drop_privileges", true)] {
+    for (option, reaches) in [("drop_privileges=kill", false), ("", false), ("no_drop_privileges", true)] {
         let users = Users::new();
         users.write("own/users", "first");
         users.write("other/users", "third");
         users.point_to("own/users");
         let link = users.link().display().to_string();
         let arguments = ["-p", "-1", "-l", "127.0.0.1", "-o", option, "-Y", &link];
-        let mut server = Process::start(&binary(), &arguments).unwrap();
+        let mut server = Process::start_as_users_do(&binary(), &arguments).unwrap();
         let address = server.address();
         assert!(is_admitted(address, "first"));
         users.write("own/users", "second");

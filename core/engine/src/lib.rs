@@ -11,6 +11,7 @@
 //!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
 //! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
 //!
+//! Who may send how many requests is not looked at here, but in `udp_policy.rs` and `sources.rs`, which doors share.
 //! What a request does can be watched: `observe.rs`. Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for
 //! `mg`, `binary/retrieval.rs` for frames. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
@@ -30,6 +31,8 @@ mod expiry;
 mod meta;
 mod observe;
 mod session;
+pub mod sources;
+pub mod udp_policy;
 
 pub use authentication::{Admission, Gate};
 pub use counters::{Counter, Counters};

@@ -175,14 +175,23 @@ impl<'r> Store<'r> {
     /// Makes a store over memory that holds none yet.
     pub fn new(parts: Parts<'r>, options: &Options) -> Result<Store<'r>, Unusable> {
         let log2 = page_bytes_log2(options.limit_bytes);
-        let store = Store::assemble(parts, options, log2, options.seed)?;
-        store.pool.begin(store.pages, (options.limit_bytes >> log2) as u32);
-        store.write_header(log2);
-        store.make_index()?;
-        Ok(store)
+        // Looked at where it lies: a store is large for a stack to hold twice.
+        let mut made = Store::assemble(parts, options, log2, options.seed);
+        let begun = made.as_ref().map_or(Ok(()), |store| store.begin(options.limit_bytes, log2));
+        if let Err(unusable) = begun {
+            made = Err(unusable);
+        }
+        made
+    }
+
+    fn begin(&self, limit_bytes: u64, page_bytes_log2: u32) -> Result<(), Unusable> {
+        self.pool.begin(self.pages, (limit_bytes >> page_bytes_log2) as u32);
+        self.write_header(page_bytes_log2);
+        self.make_index()
     }
 
     /// The store's hands and settings, over memory that it has not looked at yet.
+    #[inline(never)]
     fn assemble(
         parts: Parts<'r>,
         options: &Options,

@@ -3,8 +3,9 @@
 //! A message is cut as protocol.txt has it: one datagram when it fits 1,400 bytes with its frame header, else datagrams
 //! numbered from 0 with their true total. Same bytes as the server sends, but that a reply has to fit the arena.
 
+use crate::admin;
 use crate::door::{Core, Post};
-use crate::{admin, policy};
+use unbuckle_engine::udp_policy::{Verdict, judge};
 use unbuckle_engine::{Next, Output};
 use unbuckle_wire::udp::{FRAME_BYTES, Frame};
 
@@ -49,8 +50,12 @@ pub(crate) fn serve(
     }
     let allowed = core.settings.udp_allowed();
     let [seed, _] = core.settings.seed;
-    let judged = policy::judge(allowed, post.sources, seed, source, datagram.len(), now_s);
-    let Some(mut allowance) = judged else { return Answered::TooOften };
+    let source = u128::from_be_bytes(*source);
+    let mut allowance = match judge(allowed, post.sources, seed, source, datagram.len(), now_s) {
+        Verdict::Unlimited => usize::MAX,
+        Verdict::Limited { reply_bytes_max } => reply_bytes_max,
+        Verdict::Drop => return Answered::TooOften,
+    };
     let mut rest = payload;
     let mut answered = Answered::Served;
     while !rest.is_empty() {

@@ -1,10 +1,11 @@
 //! What all engines of the module share: the store, the settings, the counters.
 
 use crate::memory::{Cutter, Reserved};
-use crate::policy::{RANGES_MAX, Range, Record, SETS, Sets, WAYS};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use unbuckle_engine::sources::Set;
+use unbuckle_engine::udp_policy::Range;
 use unbuckle_engine::{Counters, Engine, OUTPUT_BYTES_MIN, Protocol, Session};
 use unbuckle_layout::sync::AtomicU64 as Word;
 use unbuckle_store::{CLASSES_MAX, Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts};
@@ -12,6 +13,11 @@ use unbuckle_store::{CLASSES_MAX, Options, Page, Parts, STRIPES, Store, Stripe, 
 /// Room for the replies to one datagram. A command whose reply is longer is refused, see `datagram.rs`.
 pub(crate) const ARENA_BYTES: usize = 96 << 10;
 const _: () = assert!(ARENA_BYTES >= OUTPUT_BYTES_MIN);
+
+/// Ranges that can be allowed, each a `struct unbuckle_range`.
+pub(crate) const RANGES_MAX: usize = 16;
+/// Of each engine's table of sources: a source that several processors hear has its rate from each of them.
+const SETS: usize = 256;
 
 /// `struct unbuckle_settings` in `core.h`.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +123,7 @@ pub(crate) struct Post {
     /// Of the datagram that is being served; between two, as new.
     pub(crate) session: &'static mut Session,
     /// Sources of datagrams that have a limit.
-    pub(crate) sources: &'static mut Sets,
+    pub(crate) sources: &'static mut [Set],
 }
 
 impl Core {
@@ -232,7 +238,7 @@ struct SharedPlaces {
 struct OwnPlaces {
     engines: Reserved<Engine<'static, 'static>>,
     posts: Reserved<Option<Post>>,
-    sources: Reserved<Sets>,
+    sources: Reserved<Set>,
     sessions: Reserved<Session>,
     arenas: &'static mut [u8],
 }
@@ -270,7 +276,7 @@ impl OwnPlaces {
         let count = usize::try_from(settings.engines).ok()?;
         let engines = cutter.reserve(count);
         let posts = cutter.reserve(count);
-        let sources = cutter.reserve(count);
+        let sources = cutter.reserve(count.checked_mul(SETS)?);
         let sessions = cutter.reserve(count);
         let arenas = cutter.zeroes(count.checked_mul(ARENA_BYTES)?);
         Some(OwnPlaces {
@@ -293,7 +299,7 @@ fn make_posts(core: &'static Core, places: Option<OwnPlaces>) -> Option<&'static
     };
     let posts = places.posts.fill(|_| None);
     let engines = places.engines.try_fill_places(|index, place| make_engine(place, core, index, settings))?;
-    let sources: &'static mut [Sets] = places.sources.fill(|_| [[Record::default(); WAYS]; SETS]);
+    let sources = places.sources.fill(|_| Set::default()).chunks_exact_mut(SETS);
     let sessions = places.sessions.fill(|_| Session::default());
     let arenas = places.arenas.chunks_exact_mut(ARENA_BYTES);
     let own = engines.iter_mut().zip(arenas).zip(sessions).zip(sources);

@@ -72,7 +72,7 @@ const REST: &[(&str, &str)] = &[
     ("read_buf_mem_limit", "0"),
     ("track_sizes", "no"),
     ("inline_ascii_response", "no"),
-    ("drop_privileges", "yes"),
+    ("drop_privileges", "no"),
     ("ext_item_size", "512"),
     ("ext_item_age", "4294967295"),
     ("ext_low_ttl", "0"),

@@ -9,6 +9,7 @@ mod fastpath;
 mod flags;
 mod tls;
 
+pub(crate) use addresses::mapped;
 pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::{Extended, Sandbox};
 pub use fastpath::{FastPathOptions, HookChoice, PIN_FOLDER_DEFAULT};

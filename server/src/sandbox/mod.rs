@@ -1,8 +1,10 @@
-//! What the server gives up before it serves, so that who takes it over by a fault gets little: files, networks, programs,
-//! and every system call that serving does not need (`-o no_drop_privileges` keeps them).
+//! What the server gives up before it serves, so that who takes it over by a fault gets little.
 //!
-//! Two fences, each of which stands without the other: Landlock for files and sockets (`files.rs`), seccomp for system calls
-//! (`calls.rs`). A kernel that lacks one is no failure: the server serves, and says at `-v` what it could not give up.
+//! Two fences, each of which stands without the other. Landlock (`files.rs`) puts files, programs and TCP out of reach: it is
+//! asked when something is opened, costs a request nothing, and is on unless `-o no_drop_privileges` says otherwise. seccomp
+//! (`calls.rs`) takes every system call away that serving does not need, and with `-o drop_privileges` alone, as in
+//! memcached: it costs each call about 35 ns, which is 2 % of a get that comes alone. A kernel that lacks one is no failure:
+//! the server serves, and says at `-v` what it could not give up.
 
 mod calls;
 mod files;
@@ -36,8 +38,8 @@ pub(crate) fn confine_files(shared: &Shared<'_>) {
 /// Gives up system calls, for all threads that there are. To be called when they have been started.
 pub(crate) fn confine_calls(shared: &Shared<'_>) {
     let otherwise = match shared.options.extended.sandbox {
-        Sandbox::Off => return,
-        Sandbox::On => Otherwise::Fail,
+        Sandbox::Off | Sandbox::Files => return,
+        Sandbox::Calls => Otherwise::Fail,
         Sandbox::Strict => Otherwise::Kill,
     };
     match install(&shared.options, otherwise, Reach::Process) {

@@ -1,61 +1,37 @@
-//! Who may ask how much over UDP, so that this server is of no use for flooding others.
-//!
-//! Sources in the allowed ranges are served without limit. Any other gets a rate, and replies that are at most three
-//! times as long as the request: less than the cheapest other way to multiply traffic.
+//! Who may ask how much over UDP: the policy of [`unbuckle_engine::udp_policy`], in memory of the server's own.
 
-use crate::options::Cidr;
-use crate::sources::{Rate, Sources, source_key};
+use crate::options::{Cidr, mapped};
+use crate::sources;
 use std::net::IpAddr;
-
-/// Requests that a limited source may send in one second, and at once after it was silent.
-const REQUESTS_PER_S: u32 = 100;
-/// Reply bytes for each request byte, frame headers included on both sides.
-const REPLY_FACTOR: usize = 3;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Unlimited,
-    /// Serve it, with replies of so many bytes together.
-    Limited {
-        reply_bytes_max: usize,
-    },
-    /// Over its rate.
-    Drop,
-}
+use unbuckle_engine::sources::Set;
+pub(crate) use unbuckle_engine::udp_policy::Verdict;
+use unbuckle_engine::udp_policy::{self, Range};
 
 #[derive(Debug)]
 pub(crate) struct Policy {
-    allowed: Vec<Cidr>,
-    sources: Sources,
+    allowed: Vec<Range>,
+    seed: u64,
+    table: Box<[Set]>,
 }
 
 impl Policy {
     /// `allowed` empty: loopback and the private ranges.
     pub(crate) fn new(allowed: &[Cidr], seed: u64) -> Policy {
         let allowed = if allowed.is_empty() { Cidr::private_ranges() } else { allowed.to_vec() };
-        let rate = Rate { per_s: REQUESTS_PER_S, most: REQUESTS_PER_S };
-        Policy { allowed, sources: Sources::new(rate, seed) }
+        let range = |cidr: &Cidr| Range { address: cidr.bits().to_be_bytes(), prefix_len: cidr.prefix() };
+        Policy { allowed: allowed.iter().map(range).collect(), seed, table: sources::table() }
     }
 
     /// For a request datagram of `request_bytes` at second `now_s`.
     pub(crate) fn judge(&mut self, source: IpAddr, request_bytes: usize, now_s: u32) -> Verdict {
-        if self.allowed.iter().any(|range| range.contains(source)) {
-            return Verdict::Unlimited;
-        }
-        let left = self.sources.allowance(source_key(source), now_s);
-        match left.checked_sub(1) {
-            Some(fewer) => {
-                *left = fewer;
-                Verdict::Limited { reply_bytes_max: request_bytes.saturating_mul(REPLY_FACTOR) }
-            }
-            None => Verdict::Drop,
-        }
+        udp_policy::judge(&self.allowed, &mut self.table, self.seed, mapped(source), request_bytes, now_s)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use unbuckle_engine::udp_policy::REQUESTS_PER_S;
 
     fn policy() -> Policy {
         Policy::new(&[], 7)
