@@ -20,16 +20,16 @@ planted() { # NAME REPORT
     fi
     head -20 /tmp/report
 }
+planted sleep-locked 'BUG: sleeping function called from invalid context'
+# Lockdep stops after its first report, and after anybody else's.
+planted invert 'possible circular locking dependency'
 rust='(unbuckle_|_R|_ZN)'
 planted write-beyond "KASAN: slab-out-of-bounds in $rust"
 planted read-beyond "KASAN: slab-out-of-bounds in $rust"
 planted write-beyond-pages "KASAN: vmalloc-out-of-bounds in $rust"
 planted use-freed "KASAN: slab-use-after-free in $rust"
-planted sleep-locked 'BUG: sleeping function called from invalid context'
 planted leak 'kmemleak: [1-9][0-9]* new suspected'
 planted free-armed 'ODEBUG: free active'
-# The last one: lockdep stops after its first report.
-planted invert 'possible circular locking dependency'
 rmmod unbuckle
 echo clear >/sys/kernel/debug/kmemleak
 dmesg -c >/dev/null
