@@ -327,6 +327,8 @@ impl Memory {
             evict: true,
             seed: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             relax: std::hint::spin_loop,
+            give_back: None,
+            read_from_outside: false,
         };
         Store::new(parts, &options)
             .map_err(|error| anyhow!("making a store of {} bytes: {error:?}", self.limit_bytes))

@@ -13,6 +13,8 @@ use std::net::{SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 const BATCH: usize = 32;
+/// Requests under way at most: each place has as many ids in turn as fit 16 bits.
+const WINDOW_MAX: usize = 1 << 12;
 pub const FRAME_BYTES: usize = 8;
 
 pub struct UdpLoad<'w> {
@@ -26,9 +28,7 @@ pub struct UdpLoad<'w> {
     began: Instant,
     /// What is under way, by its place in the window.
     under_way: Vec<Option<Request>>,
-    /// Requests so far. An id is not used again for as long as it can be, so that a reply that comes after its request
-    /// was given up is not taken for another's.
-    asked: u64,
+    ids: Ids,
     pub lost: u64,
 }
 
@@ -38,6 +38,31 @@ struct Request {
     id: u16,
     key: u32,
     since_ns: u64,
+}
+
+/// Ids of requests, from which a reply's place in the window follows. A place's ids take turns, so that a reply that comes
+/// after its request was given up is not taken for that of the next request in its place.
+struct Ids {
+    /// For each place, how often it has been used.
+    turns: Vec<u32>,
+}
+
+impl Ids {
+    fn new(window: usize) -> Ids {
+        Ids { turns: vec![0; window] }
+    }
+
+    /// A new id for a place in the window.
+    fn draw(&mut self, slot: u16) -> u16 {
+        let window = self.turns.len() as u32;
+        let turn = &mut self.turns[usize::from(slot)];
+        *turn += 1;
+        (*turn % ((1 << 16) / window) * window) as u16 + slot
+    }
+
+    fn slot(&self, id: u16) -> usize {
+        usize::from(id) % self.turns.len()
+    }
 }
 
 impl<'w> UdpLoad<'w> {
@@ -63,8 +88,8 @@ impl<'w> UdpLoad<'w> {
             datagrams: Datagrams::new(BATCH),
             random: Random::new(seed),
             began: Instant::now(),
-            under_way: vec![None; window.min(1 << 12)],
-            asked: 0,
+            under_way: vec![None; window.min(WINDOW_MAX)],
+            ids: Ids::new(window.min(WINDOW_MAX)),
             lost: 0,
         })
     }
@@ -106,11 +131,7 @@ impl<'w> UdpLoad<'w> {
             for place in 0..count {
                 let Some(slot) = free.pop() else { break };
                 let index = self.choice.draw(&mut self.random);
-                // The same slot for every reply with this id.
-                let window = self.under_way.len() as u64;
-                let generations = (1 << 16) / window;
-                let id = (self.asked / window % generations * window) as u16 + slot;
-                self.asked += 1;
+                let id = self.ids.draw(slot);
                 self.under_way[usize::from(slot)] = Some(Request { id, key: index, since_ns: now_ns });
                 request.clear();
                 request.extend_from_slice(&id.to_be_bytes());
@@ -134,7 +155,7 @@ impl<'w> UdpLoad<'w> {
                 };
                 let id = u16::from_be_bytes([frame[0], frame[1]]);
                 // A reply that was given up meanwhile has no slot any more.
-                let slot = usize::from(id) % self.under_way.len();
+                let slot = self.ids.slot(id);
                 let Some(Request { key: index, since_ns, .. }) =
                     self.under_way[slot].take_if(|request| request.id == id)
                 else {
@@ -168,4 +189,25 @@ impl<'w> UdpLoad<'w> {
 
 fn is_hit(workload: &Workload, reply: &[u8], index: u32) -> bool {
     matches!(workload.check(reply, index), Reply::Hit { bytes } if reply[bytes..] == *b"END\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_does_not_use_an_id_again_while_it_has_others() {
+        for window in [1, 7, 64, 1000, WINDOW_MAX] {
+            let mut ids = Ids::new(window);
+            let slots = [0, window as u16 / 2, window as u16 - 1];
+            for slot in slots {
+                let turns = (1 << 16) / window;
+                let mut drawn: Vec<u16> = (0..turns).map(|_| ids.draw(slot)).collect();
+                assert!(drawn.iter().all(|id| ids.slot(*id) == usize::from(slot)));
+                drawn.sort_unstable();
+                drawn.dedup();
+                assert_eq!(drawn.len(), turns);
+            }
+        }
+    }
 }

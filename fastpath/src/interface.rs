@@ -17,11 +17,14 @@ pub(crate) struct Address {
 /// An interface, as far as programs are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
+    pub(crate) name: String,
     pub(crate) index: u32,
     pub(crate) mac: [u8; 6],
     pub(crate) loopback: bool,
     /// VLANs that end at it.
     pub(crate) vlans: Vec<u16>,
+    /// Whether there is any VLAN on top of it, ours or not.
+    pub(crate) carries_vlans: bool,
 }
 
 /// One line of the kernel's list: an interface by name, its flags, and one thing that it has.
@@ -32,8 +35,12 @@ struct Entry {
 }
 
 enum Has {
-    Address(IpAddr, Option<IpAddr>),
-    Link { index: u32, mac: [u8; 6] },
+    /// With the broadcast addresses of its network.
+    Address(IpAddr, Vec<IpAddr>),
+    Link {
+        index: u32,
+        mac: [u8; 6],
+    },
 }
 
 /// Everything about interfaces in the network namespace of this thread.
@@ -52,8 +59,10 @@ fn entries() -> io::Result<Vec<Entry>> {
         // SAFETY: names are C strings that live as long as the list.
         let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
         let has_broadcast = entry.ifa_flags & libc::IFF_BROADCAST as u32 != 0;
-        let broadcast = if has_broadcast { ip(entry.ifa_ifu) } else { None };
-        let has = ip(entry.ifa_addr).map(|own| Has::Address(own, broadcast)).or_else(|| link(entry.ifa_addr));
+        let told = if has_broadcast { ip(entry.ifa_ifu) } else { None };
+        let broadcast = |own| told.into_iter().chain(last_address(own, ip(entry.ifa_netmask))).collect();
+        let has =
+            ip(entry.ifa_addr).map(|own| Has::Address(own, broadcast(own))).or_else(|| link(entry.ifa_addr));
         entries.extend(has.map(|has| Entry { name, flags: entry.ifa_flags, has }));
     }
     // SAFETY: what getifaddrs gave, once.
@@ -82,6 +91,13 @@ fn ip(address: *const libc::sockaddr) -> Option<IpAddr> {
     }
 }
 
+/// The last address of an IPv4 network: for the kernel it is a broadcast address, whether or not the interface was told of
+/// one. Networks of one or two addresses have none.
+fn last_address(own: IpAddr, mask: Option<IpAddr>) -> Option<IpAddr> {
+    let (IpAddr::V4(own), Some(IpAddr::V4(mask))) = (own, mask) else { return None };
+    (mask.to_bits().count_ones() < 31).then(|| Ipv4Addr::from_bits(own.to_bits() | !mask.to_bits()).into())
+}
+
 fn link(address: *const libc::sockaddr) -> Option<Has> {
     if family(address)? != libc::AF_PACKET {
         return None;
@@ -100,16 +116,21 @@ fn index_of(entries: &[Entry], name: &str) -> u32 {
     entries.iter().find_map(index).unwrap_or(0)
 }
 
-/// All addresses in this network namespace.
+/// All addresses in this network namespace, but for those of interfaces that are down: the kernel has no use for them.
 pub(crate) fn addresses() -> io::Result<Vec<Address>> {
     let entries = entries()?;
     let mut addresses = Vec::new();
-    for entry in &entries {
+    for entry in entries.iter().filter(|entry| entry.flags & libc::IFF_UP as u32 != 0) {
         // An address may have a label of its own behind its interface's name.
         let interface = index_of(&entries, entry.name.split(':').next().unwrap_or_default());
-        if let Has::Address(address, broadcast) = entry.has {
-            addresses.push(Address { address, interface, broadcast: false });
-            addresses.extend(broadcast.map(|address| Address { address, interface, broadcast: true }));
+        if let Has::Address(address, broadcast) = &entry.has {
+            addresses.push(Address { address: *address, interface, broadcast: false });
+            let broadcast = broadcast.iter().filter(|broadcast| *broadcast != address);
+            addresses.extend(broadcast.map(|address| Address {
+                address: *address,
+                interface,
+                broadcast: true,
+            }));
         }
     }
     Ok(addresses)
@@ -126,20 +147,29 @@ pub(crate) fn facts(name: &str) -> io::Result<Facts> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such interface"));
     };
     let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
-    Ok(Facts { index, mac, loopback, vlans: vlans(&entries, name, mac) })
+    let on_top = vlans(name);
+    let is_ours = |vlan: &&(String, u16)| {
+        let same_mac = |entry: &Entry| matches!(entry.has, Has::Link { mac: own, .. } if own == mac);
+        entries.iter().any(|entry| entry.name == vlan.0 && same_mac(entry))
+    };
+    Ok(Facts {
+        name: name.to_owned(),
+        index,
+        mac,
+        loopback,
+        vlans: on_top.iter().filter(is_ours).map(|vlan| vlan.1).collect(),
+        carries_vlans: !on_top.is_empty(),
+    })
 }
 
-/// VLANs on top of the interface, in this namespace, under the same MAC address. None when nobody has asked for any.
-fn vlans(entries: &[Entry], name: &str, mac: [u8; 6]) -> Vec<u16> {
+/// VLANs on top of the interface, in this namespace, by name and number. None when nobody has asked for any.
+fn vlans(name: &str) -> Vec<(String, u16)> {
     // "eth0.7 | 7 | eth0"
     let table = std::fs::read_to_string("/proc/thread-self/net/vlan/config").unwrap_or_default();
     let of_line = |line: &str| {
         let mut fields = line.split('|').map(str::trim);
         let (vlan, id, parent) = (fields.next()?, fields.next()?, fields.next()?);
-        let same_mac = |entry: &Entry| {
-            entry.name == vlan && matches!(entry.has, Has::Link { mac: own, .. } if own == mac)
-        };
-        if parent == name && entries.iter().any(same_mac) { id.parse().ok() } else { None }
+        if parent == name { Some((vlan.to_owned(), id.parse().ok()?)) } else { None }
     };
     table.lines().filter_map(of_line).collect()
 }
@@ -147,6 +177,18 @@ fn vlans(entries: &[Entry], name: &str, mac: [u8; 6]) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_have_a_last_address() {
+        let of = |own: &str, mask: &str| {
+            last_address(own.parse().unwrap(), Some(mask.parse().unwrap())).map(|address| address.to_string())
+        };
+        assert_eq!(of("10.7.0.1", "255.255.255.0").as_deref(), Some("10.7.0.255"));
+        assert_eq!(of("10.7.0.1", "255.255.254.0").as_deref(), Some("10.7.1.255"));
+        assert_eq!(of("10.7.0.1", "255.255.255.254"), None);
+        assert_eq!(of("10.7.0.1", "255.255.255.255"), None);
+        assert_eq!(of("fc00::1", "ffff::"), None);
+    }
 
     #[test]
     fn loopback_is_known() {

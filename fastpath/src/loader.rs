@@ -8,7 +8,7 @@ use aya::maps::{Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -77,6 +77,7 @@ pub struct Loader {
     interfaces: Vec<Facts>,
     /// What the programs have been told, but for what changes while they run.
     told: Option<Box<Config>>,
+    paused: bool,
     /// Names of the pinned links that are in use.
     links: Vec<String>,
     pin: Option<PinFolder>,
@@ -128,6 +129,8 @@ impl Loader {
         let elements = u32::try_from(elements).map_err(|_| Error::Object("room for so large a region"))?;
         let processors = aya::util::nr_cpus().map_err(|(_, error)| Error::Memory(error))?;
         let mut loader = EbpfLoader::new();
+        // The verifier's reason without its every step, which can be longer than any buffer: then there is no reason at all.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
         loader.map_max_entries(name::REGION, elements);
         loader.map_max_entries(name::COUNTERS, u32::try_from(processors).unwrap_or(u32::MAX));
         let paths = pin.iter().flat_map(|pin| {
@@ -148,7 +151,7 @@ impl Loader {
         let maps =
             Maps::map(region.fd().as_fd(), elements as usize, config.as_fd(), counters.as_fd(), processors)
                 .map_err(Error::Memory)?;
-        Ok(Loader { ebpf, maps, interfaces: Vec::new(), told: None, links: Vec::new(), pin })
+        Ok(Loader { ebpf, maps, interfaces: Vec::new(), told: None, paused: false, links: Vec::new(), pin })
     }
 
     /// Attaches the program for `hook` to an interface, after whatever is attached there already. A link that is pinned is
@@ -210,19 +213,32 @@ impl Loader {
     pub fn configure(&mut self, settings: &Settings, now_ns: u64) -> Result<Coverage, Error> {
         let refused = |source| Error::Interface { interface: "addresses".to_owned(), source };
         let addresses = interface::addresses().map_err(refused)?;
+        self.look_at_interfaces();
         let (config, coverage) = settings.config(&addresses, &self.interfaces);
         self.maps.enable(false);
         self.maps.config_set(&config);
         self.maps.heartbeat(now_ns);
-        self.maps.enable(true);
+        self.maps.enable(!self.paused);
         self.told = Some(Box::new(config));
         Ok(coverage)
     }
 
-    /// Configures again if this host's addresses have changed.
+    /// Learns of VLANs and MAC addresses that have changed. An interface that has gone does not come back under its number.
+    fn look_at_interfaces(&mut self) {
+        for known in &mut self.interfaces {
+            if let Ok(facts) = interface::facts(&known.name)
+                && facts.index == known.index
+            {
+                *known = facts;
+            }
+        }
+    }
+
+    /// Configures again if this host's addresses or interfaces have changed.
     pub fn refresh(&mut self, settings: &Settings, now_ns: u64) -> Result<(), Error> {
         let refused = |source| Error::Interface { interface: "addresses".to_owned(), source };
         let addresses = interface::addresses().map_err(refused)?;
+        self.look_at_interfaces();
         let (config, _) = settings.config(&addresses, &self.interfaces);
         let same = |told: &Config| Config { second_zero_ns: config.second_zero_ns, ..*told } == config;
         if self.told.as_deref().is_some_and(same) {
@@ -253,6 +269,14 @@ impl Loader {
     /// From now on the programs pass everything, until the next [`Loader::configure`].
     pub fn switch_off(&self) {
         self.maps.enable(false);
+    }
+
+    /// While it is paused, everything is passed. Nothing else changes.
+    pub fn pause(&mut self, on: bool) {
+        if self.paused != on {
+            self.paused = on;
+            self.maps.enable(!on && self.told.is_some());
+        }
     }
 
     /// What the maps hold.

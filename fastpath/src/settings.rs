@@ -164,6 +164,11 @@ fn words(bytes: [u8; 16]) -> [u64; 2] {
 fn interface(facts: &Facts) -> Interface {
     let mut mac = [0; 8];
     mac[..6].copy_from_slice(&facts.mac);
+    // Drivers take VLAN tags out of packets and XDP can't see them: what it answered would go out without its tag. Only XDP
+    // compares MAC addresses, and no packet has this one.
+    if facts.carries_vlans {
+        mac = [u8::MAX; 8];
+    }
     let mut interface = Interface {
         index: facts.index,
         flags: if facts.loopback { local::LOOPBACK } else { 0 },

@@ -5,6 +5,7 @@
 
 use crate::listen::{Listener, Place};
 use crate::shared::{Arrival, Shared};
+use crate::sources;
 use crate::system::{Signal, Signals};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::{Mode, OFlags, Timespec};
@@ -152,11 +153,13 @@ impl<'s, 'r> Acceptor<'s, 'r> {
         let Some((worker, desk)) = fewest else { return };
         desk.mailbox.connections.fetch_add(1, Ordering::Relaxed);
         self.shared.accept.accepted.add(1);
-        let address = match (&listener.place, peer.and_then(|peer| SocketAddr::try_from(peer).ok())) {
-            (Place::Unix(_), _) | (_, None) => "unix:".to_owned(),
-            (_, Some(address)) => Place::Tcp(address).to_string(),
+        let (address, source) = match (&listener.place, peer.and_then(|peer| SocketAddr::try_from(peer).ok()))
+        {
+            (Place::Unix(_), _) | (_, None) => ("unix:".to_owned(), sources::LOCAL),
+            (_, Some(address)) => (Place::Tcp(address).to_string(), sources::source_key(address.ip())),
         };
-        let arrival = Arrival { socket, address, listener: index, protection: listener.protection };
+        let Listener { protection, protocol, .. } = *listener;
+        let arrival = Arrival { socket, address, listener: index, protection, protocol, source };
         self.shared.hand_over(worker, arrival);
     }
 

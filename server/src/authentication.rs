@@ -3,26 +3,79 @@
 //! Both have a line `user:password` for each user. The file of `-Y` is read at the start and on SIGHUP; the database is read
 //! at each attempt, as memcached does, so that a new user need not wait for a signal. What cannot be read lets nobody in.
 //! Passwords are never shown: not in a message, not by `Debug`.
+//!
+//! However many connections an address opens, it may be wrong [`FAILURES_PER_S`] times a second; then its attempts are
+//! refused unseen for a while. Nobody else notices, and whoever is in stays in.
 
 use crate::options::{Options, Refusal, exit};
 use crate::roster::lock;
+use crate::sources::{Rate, Sources};
 use std::fmt;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use unbuckle_engine::Gate;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use unbuckle_engine::{Admission, Gate};
 
 /// The environment variable that names the database.
 const DATABASE_VARIABLE: &str = "MEMCACHED_SASL_PWDB";
 /// No file of passwords is longer: it is read while clients wait.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Wrong passwords that one source may offer in a second for long,
+const FAILURES_PER_S: u32 = 4;
+/// and at once: a few clients that have not been told of a new password are no attack.
+const FAILURES_MAX: u32 = 64;
+
 /// The passwords that the server's clients have to know.
 pub(crate) struct Passwords {
     path: PathBuf,
     form: Form,
+    guesses: Guesses,
+}
+
+/// Who has been wrong how often.
+struct Guesses {
+    since: Instant,
+    left: Mutex<Sources>,
+    /// Attempts that nobody has looked at.
+    unheard: AtomicU64,
+}
+
+impl Guesses {
+    fn new() -> Guesses {
+        // Nobody shall choose addresses that fall together.
+        let seed = RandomState::new().hash_one(0);
+        let rate = Rate { per_s: FAILURES_PER_S, most: FAILURES_MAX };
+        Guesses {
+            since: Instant::now(),
+            left: Mutex::new(Sources::new(rate, seed)),
+            unheard: AtomicU64::new(0),
+        }
+    }
+
+    fn now_s(&self) -> u32 {
+        u32::try_from(self.since.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// What `try_it` says, if the source may try at `now_s`. A guess is paid for before it is known to be wrong, so that many
+    /// at the same time are not more than one after another.
+    fn admission(&self, source: u64, now_s: u32, try_it: impl FnOnce() -> bool) -> Admission {
+        let paid = lock(&self.left).spend(source, now_s);
+        if !paid {
+            self.unheard.fetch_add(1, Ordering::Relaxed);
+            return Admission::Unheard;
+        }
+        if !try_it() {
+            return Admission::Wrong;
+        }
+        lock(&self.left).give_back(source, now_s);
+        Admission::Admitted
+    }
 }
 
 enum Form {
@@ -46,7 +99,8 @@ impl Passwords {
         if let Some(path) = &options.auth_file {
             let entries = read(path).and_then(|text| entries_of_file(&text).map_err(io::Error::from));
             let entries = entries.map_err(|error| unreadable("-Y", path, &error))?;
-            return Ok(Some(Passwords { path: path.clone(), form: Form::File(Mutex::new(entries)) }));
+            let (path, form) = (path.clone(), Form::File(Mutex::new(entries)));
+            return Ok(Some(Passwords { path, form, guesses: Guesses::new() }));
         }
         if !options.sasl {
             return Ok(None);
@@ -59,7 +113,12 @@ impl Passwords {
         };
         let path = PathBuf::from(path);
         read(&path).map_err(|error| unreadable(DATABASE_VARIABLE, &path, &error))?;
-        Ok(Some(Passwords { path, form: Form::Database }))
+        Ok(Some(Passwords { path, form: Form::Database, guesses: Guesses::new() }))
+    }
+
+    /// The file that is read again, on SIGHUP or at each attempt.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Reads the file of `-Y` again. If that fails, the passwords stay as they were.
@@ -72,14 +131,25 @@ impl Passwords {
     }
 }
 
-impl Gate for Passwords {
-    fn admits(&self, user: &[u8], password: &[u8]) -> bool {
+impl Passwords {
+    /// Attempts that were refused unseen.
+    pub(crate) fn unheard(&self) -> u64 {
+        self.guesses.unheard.load(Ordering::Relaxed)
+    }
+
+    fn are_right(&self, user: &[u8], password: &[u8]) -> bool {
         match &self.form {
             Form::File(entries) => is_among(&lock(entries), user, password),
             Form::Database => {
                 read(&self.path).is_ok_and(|text| is_among(&entries_of_database(&text), user, password))
             }
         }
+    }
+}
+
+impl Gate for Passwords {
+    fn admits(&self, source: u64, user: &[u8], password: &[u8]) -> Admission {
+        self.guesses.admission(source, self.guesses.now_s(), || self.are_right(user, password))
     }
 }
 
@@ -187,9 +257,30 @@ mod tests {
     }
 
     #[test]
+    fn guesses_of_one_source_are_bounded_whoever_else_is_there() {
+        let guesses = Guesses::new();
+        let (attacker, other) = (1, 2);
+        let guess = |source, now_s, right| guesses.admission(source, now_s, || right);
+        for _ in 0..FAILURES_MAX {
+            assert_eq!(guess(attacker, 5, false), Admission::Wrong);
+            // To be right costs nothing.
+            assert_eq!(guess(other, 5, true), Admission::Admitted);
+        }
+        assert_eq!(guess(attacker, 5, true), Admission::Unheard);
+        assert_eq!(guess(other, 5, true), Admission::Admitted);
+        for _ in 0..FAILURES_PER_S {
+            assert_eq!(guess(attacker, 6, false), Admission::Wrong);
+        }
+        assert_eq!(guess(attacker, 6, false), Admission::Unheard);
+        assert_eq!(guess(attacker, 7, true), Admission::Admitted);
+        assert_eq!(guesses.unheard.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
     fn passwords_are_not_shown() {
         let entry = Entry { user: b"foo".to_vec(), password: b"secret".to_vec() };
-        let passwords = Passwords { path: "/x".into(), form: Form::File(Mutex::new(vec![entry])) };
+        let form = Form::File(Mutex::new(vec![entry]));
+        let passwords = Passwords { path: "/x".into(), form, guesses: Guesses::new() };
         assert!(!format!("{passwords:?}").contains("secret"));
     }
 }

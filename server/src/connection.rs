@@ -62,6 +62,7 @@ pub(crate) struct Connection<'b> {
 impl<'b> Connection<'b> {
     pub(crate) fn new(
         socket: OwnedFd,
+        session: Session,
         tls: Option<Box<TlsSession<'b>>>,
         seat: Seat,
         budget: &'b Budget,
@@ -69,7 +70,7 @@ impl<'b> Connection<'b> {
     ) -> Connection<'b> {
         Connection {
             socket,
-            session: Session::default(),
+            session,
             tls,
             input: Parked::new(budget),
             ahead: None,

@@ -42,7 +42,7 @@ fn is_public(address: &SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::ListenAddress;
+    use crate::options::{ListenAddress, Protocol};
 
     fn told(address: &str, all: bool, guarded: bool) -> Option<String> {
         told_with(address, all, guarded, Protection::None)
@@ -51,7 +51,7 @@ mod tests {
     fn told_with(address: &str, all: bool, guarded: bool, protection: Protection) -> Option<String> {
         let socket = std::fs::File::open("/dev/null").unwrap().into();
         let place = Place::Tcp(address.parse().unwrap());
-        let listener = Listener { socket, place, protection };
+        let listener = Listener { socket, place, protection, protocol: Protocol::Auto };
         let listening = Listening { listeners: vec![listener], ..Listening::default() };
         let mut options = Options::default();
         if !all {

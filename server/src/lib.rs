@@ -7,7 +7,9 @@
 //! - `acceptor.rs` gives connections to workers; `worker.rs` polls; `connection.rs`, `buffers.rs` what waits
 //! - `memory.rs`, `restart.rs` the store's memory, and the file that it may outlive the server in
 //! - `fastpath/` gets that are answered in the kernel
+//! - `sandbox/` what the server gives up before it serves
 //! - `authentication.rs` who may come in; `tls/` certificates, sessions
+//! - `sources.rs` what each address may still do
 //! - `admin/` statistics and settings; `roster.rs`, `shared.rs` what threads know of each other
 //! - `watch/` who watches, `prefixes.rs` statistics by prefix, `dump.rs` lists of items, `jobs.rs` how a worker sends these
 //! - `verbose.rs` what -vv tells of them
@@ -32,7 +34,9 @@ pub mod options;
 mod prefixes;
 mod restart;
 mod roster;
+mod sandbox;
 mod shared;
+mod sources;
 mod system;
 mod tls;
 mod turn;
@@ -49,17 +53,17 @@ use buffers::Budget;
 use clock::Clock;
 use fastpath::FastPath;
 use listen::Listening;
-use options::{Command, Options, Refusal, exit};
+use options::{Command, Options, Protocol, Refusal, exit};
 use roster::{Entry, Roster, State};
 use shared::{AcceptCounts, Baseline, Bell, Desk, Shared};
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use system::Signals;
 use tls::Tls;
-use udp::DatagramSocket;
+use udp::{DatagramSocket, Door};
 use unbuckle_store::Store;
 use watch::{Hub, Reporter};
 use worker::Worker;
@@ -230,11 +234,15 @@ fn serve(
     let shared = share(options, fast_path, tls, store, listening, clock, passwords)?;
     let shared = &shared;
     if let Some(fast_path) = &shared.fast_path {
-        let sockets = shared.udp_addresses.clone();
+        // The kernel answers lines; where none are spoken it has nothing to say.
+        let doors = listening.datagram_doors.iter().filter(|door| door.protocol != Protocol::Binary);
+        let sockets = doors.map(|door| door.address).collect();
         fast_path
             .switch_on(sockets, &shared.options, &shared.clock, &mut |line| say(line))
             .map_err(|error| failure("cannot switch the fast path on", error))?;
+        shared.attend_to_gets();
     }
+    sandbox::confine_files(shared);
     let log_reader = shared.hub.start().map_err(|error| failure("cannot start a thread", error))?;
     let served = serve_shared(shared, listening, signals, seed[0]);
     shared.hub.stop();
@@ -266,10 +274,14 @@ fn serve_shared(
     }
     if shared.options.verbosity > 1 {
         verbose::classes(&shared.classes);
-        listening.listeners.iter().for_each(|listener| verbose::listening(listener.socket.as_raw_fd()));
+        listening
+            .listeners
+            .iter()
+            .for_each(|listener| verbose::listening(listener.socket.as_raw_fd(), listener.protocol));
     }
     if let (1, [_]) = (shared.desks.len(), &sockets[..]) {
         let sockets = sockets.into_iter().flatten().collect();
+        sandbox::confine_calls(shared);
         return work(shared, 0, sockets, seed, Some(acceptor));
     }
     serve_with_threads(shared, sockets, seed, acceptor)
@@ -277,7 +289,7 @@ fn serve_shared(
 
 fn serve_with_threads<'s>(
     shared: &'s Shared<'_>,
-    sockets: Vec<Vec<(OwnedFd, String)>>,
+    sockets: Vec<Vec<Door>>,
     seed: u64,
     mut acceptor: Acceptor<'s, '_>,
 ) -> Result<(), Refusal> {
@@ -299,6 +311,7 @@ fn serve_with_threads<'s>(
                 }
             }
         }
+        sandbox::confine_calls(shared);
         let accepted = acceptor.run().map_err(|error| failure("the acceptor's poll failed", error));
         shared.stop();
         for worker in workers {
@@ -314,27 +327,24 @@ fn serve_with_threads<'s>(
 fn work<'s, 'r>(
     shared: &'s Shared<'r>,
     number: usize,
-    sockets: Vec<(OwnedFd, String)>,
+    sockets: Vec<Door>,
     seed: u64,
     acceptor: Option<Acceptor<'s, 'r>>,
 ) -> Result<(), Refusal> {
-    let sockets = sockets
-        .into_iter()
-        .map(|(socket, address)| DatagramSocket::new(socket, &address, shared, seed))
-        .collect();
+    let sockets = sockets.into_iter().map(|door| DatagramSocket::new(door, shared, seed)).collect();
     let mut worker = Worker::new(shared, number, sockets, acceptor)
         .map_err(|error| failure("cannot make a worker's poll", error))?;
     worker.run().map_err(|error| failure("a worker's poll failed", error))
 }
 
 /// Each worker's sockets: its own of every UDP address.
-fn datagram_sockets(listening: &Listening, workers: usize) -> Result<Vec<Vec<(OwnedFd, String)>>, Refusal> {
-    let mut sockets: Vec<Vec<(OwnedFd, String)>> = std::iter::repeat_with(Vec::new).take(workers).collect();
+fn datagram_sockets(listening: &Listening, workers: usize) -> Result<Vec<Vec<Door>>, Refusal> {
+    let mut sockets: Vec<Vec<Door>> = std::iter::repeat_with(Vec::new).take(workers).collect();
     for door in &listening.datagram_doors {
         let address = listen::Place::Udp(door.address).to_string();
         for (worker, socket) in sockets.iter_mut().zip(&door.sockets) {
             let socket = socket.try_clone().map_err(|error| failure("cannot share a UDP socket", error))?;
-            worker.push((socket, address.clone()));
+            worker.push(Door { socket, address: address.clone(), protocol: door.protocol });
         }
     }
     Ok(sockets)

@@ -3,7 +3,7 @@
 //! Several addresses may be asked for; a name may stand for several. An address family or an address that this machine
 //! has not is passed over as long as one of a name's addresses works; a port in use is always an error.
 
-use crate::options::{ListenAddress, Options, Protection, Refusal, exit};
+use crate::options::{ListenAddress, Options, Protection, Protocol, Refusal, exit};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -47,6 +47,7 @@ pub(crate) struct Listener {
     pub(crate) socket: OwnedFd,
     pub(crate) place: Place,
     pub(crate) protection: Protection,
+    pub(crate) protocol: Protocol,
 }
 
 /// One UDP address: a socket for each worker, between which the kernel divides the clients.
@@ -54,6 +55,7 @@ pub(crate) struct Listener {
 pub(crate) struct DatagramDoor {
     pub(crate) sockets: Vec<OwnedFd>,
     pub(crate) address: SocketAddr,
+    pub(crate) protocol: Protocol,
 }
 
 #[derive(Debug, Default)]
@@ -76,13 +78,13 @@ impl Listening {
 pub(crate) fn open(options: &Options) -> Result<Listening, Refusal> {
     let mut listening = Listening::default();
     if let Some(port) = options.tcp_port {
-        listening.listeners.extend(open_all(options, port, "TCP", |address, protection| {
-            open_tcp(address, protection, options)
-        })?);
+        listening
+            .listeners
+            .extend(open_all(options, port, "TCP", |address, entry| open_tcp(address, entry, options))?);
     }
     if let Some(port) = options.udp_port {
         listening.datagram_doors =
-            open_all(options, port, "UDP", |address, _| open_udp(address, options.threads))?;
+            open_all(options, port, "UDP", |address, entry| open_udp(address, entry, options))?;
     }
     Ok(listening)
 }
@@ -101,7 +103,7 @@ fn open_all<T: Bound>(
     options: &Options,
     port: u16,
     protocol: &str,
-    open: impl Fn(SocketAddr, Protection) -> Result<T, Errno>,
+    open: impl Fn(SocketAddr, &ListenAddress) -> Result<T, Errno>,
 ) -> Result<Vec<T>, Refusal> {
     let everywhere = [ListenAddress::everywhere()];
     let entries = if options.listen.is_empty() { &everywhere[..] } else { &options.listen[..] };
@@ -114,7 +116,7 @@ fn open_all<T: Bound>(
                 // "Any free port" is one port for all addresses, where it is free on all.
                 address.set_port(opened.first().map_or(0, |first| first.port()));
             }
-            match open(address, entry.protection) {
+            match open(address, entry) {
                 Ok(socket) => opened.push(socket),
                 Err(error @ (Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => failure = Some((address, error)),
                 Err(error) => return Err(refuse(protocol, address, error)),
@@ -185,7 +187,7 @@ fn bound_address(socket: &OwnedFd, asked: SocketAddr) -> SocketAddr {
     rustix::net::getsockname(socket).ok().and_then(|name| SocketAddr::try_from(name).ok()).unwrap_or(asked)
 }
 
-fn open_tcp(address: SocketAddr, protection: Protection, options: &Options) -> Result<Listener, Errno> {
+fn open_tcp(address: SocketAddr, entry: &ListenAddress, options: &Options) -> Result<Listener, Errno> {
     let socket = socket(address, SocketType::STREAM)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // Connections inherit both.
@@ -195,21 +197,22 @@ fn open_tcp(address: SocketAddr, protection: Protection, options: &Options) -> R
     rustix::net::listen(&socket, options.backlog)?;
     let place = Place::Tcp(bound_address(&socket, address));
     // `-Z` or not is known here, so that nobody else has to ask.
-    let protection = if options.tls_enabled { protection } else { Protection::None };
-    Ok(Listener { socket, place, protection })
+    let protection = if options.tls_enabled { entry.protection } else { Protection::None };
+    Ok(Listener { socket, place, protection, protocol: options.protocol_at(entry) })
 }
 
 /// Asked for, not demanded: the kernel gives what its limits allow.
 const UDP_BUFFER_BYTES: usize = 4 << 20;
 
-fn open_udp(address: SocketAddr, sockets: usize) -> Result<DatagramDoor, Errno> {
+fn open_udp(address: SocketAddr, entry: &ListenAddress, options: &Options) -> Result<DatagramDoor, Errno> {
+    let (sockets, protocol) = (options.threads, options.protocol_at(entry));
     // Alone first: sockets that share a port would share it with another server of the same user, too.
     let probe = socket(address, SocketType::DGRAM)?;
     rustix::net::bind(&probe, &address)?;
     let address = bound_address(&probe, address);
     if sockets == 1 {
         enlarge_buffers(&probe);
-        return Ok(DatagramDoor { sockets: vec![probe], address });
+        return Ok(DatagramDoor { sockets: vec![probe], address, protocol });
     }
     drop(probe);
     let mut opened = Vec::with_capacity(sockets);
@@ -220,7 +223,7 @@ fn open_udp(address: SocketAddr, sockets: usize) -> Result<DatagramDoor, Errno> 
         enlarge_buffers(&socket);
         opened.push(socket);
     }
-    Ok(DatagramDoor { sockets: opened, address })
+    Ok(DatagramDoor { sockets: opened, address, protocol })
 }
 
 fn enlarge_buffers(socket: &OwnedFd) {
@@ -245,7 +248,8 @@ fn open_unix(path: &Path, options: &Options) -> Result<Listener, Refusal> {
     rustix::process::umask(mask_before);
     bound.map_err(refuse)?;
     rustix::net::listen(&socket, options.backlog).map_err(refuse)?;
-    Ok(Listener { socket, place: Place::Unix(path.to_owned()), protection: Protection::None })
+    let place = Place::Unix(path.to_owned());
+    Ok(Listener { socket, place, protection: Protection::None, protocol: options.protocol })
 }
 
 /// The ports that were bound, for whoever asked for any free one: the file that this variable names appears whole.

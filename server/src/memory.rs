@@ -36,6 +36,15 @@ unsafe impl ZeroedAtomic for AtomicU64 {}
 // SAFETY: its fields are atomic integers, and its derived default, a page that was never used, is all zeroes.
 unsafe impl ZeroedAtomic for Page {}
 
+/// Who else has to do with the memory of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nobody, or a file.
+    Ours,
+    /// BPF maps: they are all there from the beginning, and programs read them.
+    Maps,
+}
+
 /// What to ask of the kernel for the memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes {
@@ -98,6 +107,21 @@ pub(crate) fn write_back(words: Option<&'static [AtomicU64]>) -> io::Result<()> 
     }
 }
 
+/// Has the kernel take the memory under these words back: anonymous ones read as zeroes from then on, those of a file as
+/// before (the file keeps its length and its room). False: it won't, as with memory that is locked (`-k`).
+fn give_back(words: &[AtomicU64]) -> bool {
+    let (start, bytes) = (words.as_ptr().cast_mut(), size_of_val(words));
+    // Where the kernel's pages are larger than ours, a part of one would be cut.
+    let whole = |number: usize| number.is_multiple_of(rustix::param::page_size());
+    if !whole(start.addr()) || !whole(bytes) {
+        return false;
+    }
+    // SAFETY: the range is that of the words, to the byte: it begins and ends between pages of the kernel. It becomes
+    // zeroes, or what the file under it has. To whoever looks at the words that is a store to atomics, which are valid
+    // whatever their bits.
+    unsafe { rustix::mm::madvise(start.cast(), bytes, Advice::LinuxDontNeed) }.is_ok()
+}
+
 /// A store, its clock, and the file that it is in, if it is in one (`-e`). With a fast path it is in that one's maps.
 pub(crate) fn store(
     options: &Options,
@@ -112,13 +136,14 @@ pub(crate) fn store(
     }
     let Some(path) = &options.memory_file else {
         let words = anonymous_words(options)?;
-        return Ok((new_store(options, classes, words, seed)?, Clock::start(), None));
+        return Ok((new_store(options, classes, words, seed, Kind::Ours)?, Clock::start(), None));
     };
     let opened = MemoryFile::open(path, options, say)?;
     let words = opened.file.words();
     let adopted = opened.kept.and_then(|(left, clock)| {
         let parts = parts(options, classes, words, 1 << left.page_bytes_log2);
-        let adopted = parts.map(|parts| Store::adopt(parts, &settings(options, seed), clock.now_s()));
+        let adopted =
+            parts.map(|parts| Store::adopt(parts, &settings(options, seed, Kind::Ours), clock.now_s()));
         match adopted {
             Ok(Ok((store, adopted))) => {
                 restart::tell(&path.display().to_string(), &left, &adopted, options.verbosity, say);
@@ -134,7 +159,7 @@ pub(crate) fn store(
         Some(adopted) => adopted,
         None => {
             opened.file.empty()?;
-            (new_store(options, classes, words, seed)?, Clock::start())
+            (new_store(options, classes, words, seed, Kind::Ours)?, Clock::start())
         }
     };
     store.life_set(&clock.life(restart::boot_id().unwrap_or_default()));
@@ -155,7 +180,7 @@ fn store_in_maps(
         _ if !fast_path.was_found() => None,
         Ok((left, clock)) => {
             let parts = parts(options, classes, words, 1 << left.page_bytes_log2)?;
-            match Store::adopt(parts, &settings(options, seed), clock.now_s()) {
+            match Store::adopt(parts, &settings(options, seed, Kind::Maps), clock.now_s()) {
                 Ok((store, adopted)) => {
                     restart::tell("the pinned cache", &left, &adopted, options.verbosity, say);
                     Some((store, clock))
@@ -177,7 +202,7 @@ fn store_in_maps(
             if fast_path.was_found() {
                 words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
             }
-            (new_store(options, classes, words, seed)?, Clock::start())
+            (new_store(options, classes, words, seed, Kind::Maps)?, Clock::start())
         }
     };
     store.life_set(&clock.life(restart::boot_id().unwrap_or_default()));
@@ -202,10 +227,11 @@ pub(crate) fn new_store(
     classes: &Classes,
     words: &'static [AtomicU64],
     seed: [u64; 2],
+    kind: Kind,
 ) -> Result<Store<'static>, Refusal> {
     let page_bytes = 1 << unbuckle_store::page_bytes_log2(options.memory_bytes);
     let parts = parts(options, classes, words, page_bytes)?;
-    Store::new(parts, &settings(options, seed)).map_err(|error| match error {
+    Store::new(parts, &settings(options, seed, kind)).map_err(|error| match error {
         Unusable::Limit => {
             refusal(options, &format_args!("at least {} MB is needed", unbuckle_store::LIMIT_BYTES_MIN >> 20))
         }
@@ -228,13 +254,15 @@ fn parts(
     Ok(Parts { words, pages, stripes, workers, classes })
 }
 
-fn settings(options: &Options, seed: [u64; 2]) -> unbuckle_store::Options {
+fn settings(options: &Options, seed: [u64; 2], kind: Kind) -> unbuckle_store::Options {
     unbuckle_store::Options {
         limit_bytes: options.memory_bytes,
         item_bytes_max: options.item_bytes_max,
         evict: options.evict,
         seed,
         relax: std::thread::yield_now,
+        give_back: (kind == Kind::Ours).then_some(give_back),
+        read_from_outside: kind == Kind::Maps,
     }
 }
 

@@ -5,7 +5,7 @@ use crate::authentication::Passwords;
 use crate::buffers::Budget;
 use crate::clock::Clock;
 use crate::fastpath::FastPath;
-use crate::options::{Options, Protection};
+use crate::options::{Options, Protection, Protocol};
 use crate::roster::{Roster, lock};
 use crate::tls::Tls;
 use crate::watch::{Hub, Reporter};
@@ -74,6 +74,9 @@ pub(crate) struct Arrival {
     pub(crate) address: String,
     pub(crate) listener: usize,
     pub(crate) protection: Protection,
+    pub(crate) protocol: Protocol,
+    /// See `sources.rs`.
+    pub(crate) source: u64,
 }
 
 /// How other threads reach a worker.
@@ -163,6 +166,13 @@ impl Shared<'_> {
 
     pub(crate) fn verbosity(&self) -> u32 {
         self.verbosity.load(Ordering::Relaxed)
+    }
+
+    /// Who wants to know of each get has come or gone: the fast path is to leave all of them to the server, or is not.
+    pub(crate) fn attend_to_gets(&self) {
+        if let Some(fast_path) = &self.fast_path {
+            fast_path.attend(&self.hub);
+        }
     }
 
     /// Ends all loops.

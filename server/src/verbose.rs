@@ -2,6 +2,7 @@
 //! come and the first line of each reply. For people who look on; it takes a system call a line.
 
 use crate::admin::Classes;
+use crate::options::Protocol;
 use std::io::Write;
 
 /// Verbosity from which requests and connections are told.
@@ -21,12 +22,16 @@ pub(crate) fn classes(classes: &Classes) {
     }
 }
 
-pub(crate) fn listening(descriptor: i32) {
-    tell(format!("<{descriptor} server listening (auto-negotiate)\n").as_bytes());
+pub(crate) fn listening(descriptor: i32, protocol: Protocol) {
+    tell(format!("<{descriptor} server listening ({})\n", protocol.name()).as_bytes());
 }
 
-pub(crate) fn connected(descriptor: i32) {
-    tell(format!("<{descriptor} new auto-negotiating client connection\n").as_bytes());
+pub(crate) fn connected(descriptor: i32, protocol: Protocol) {
+    let line = match protocol {
+        Protocol::Auto => format!("<{descriptor} new auto-negotiating client connection\n"),
+        _ => format!("<{descriptor} new {} client connection.\n", protocol.name()),
+    };
+    tell(line.as_bytes());
 }
 
 pub(crate) fn closed(descriptor: i32) {

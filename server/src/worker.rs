@@ -9,7 +9,6 @@ use crate::ahead;
 use crate::buffers::Exhausted;
 use crate::connection::{Connection, Table, Token};
 use crate::jobs::Job;
-use crate::options;
 use crate::roster::{Entry, State, lock};
 use crate::shared::{Arrival, Desk, Shared};
 use crate::tls::session::Session as TlsSession;
@@ -21,7 +20,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{self, Errno};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
-use unbuckle_engine::{Engine, Protocol, Settings};
+use unbuckle_engine::{Engine, Session, Settings};
 
 /// Sockets that one poll reports.
 const EVENTS_MAX: usize = 128;
@@ -75,11 +74,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let settings = Settings {
             cas: shared.options.cas,
             flush_enabled: shared.options.flush_enabled,
-            protocol: match shared.options.protocol {
-                options::Protocol::Auto => Protocol::Negotiated,
-                options::Protocol::Ascii => Protocol::Text,
-                options::Protocol::Binary => Protocol::Binary,
-            },
+            protocol: shared.options.protocol.spoken(),
         };
         let hands = shared.store.worker(number).ok_or(Errno::INVAL)?;
         let mut engine = Engine::new(hands, settings, &desk.counters);
@@ -385,7 +380,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let now_s = self.server.now_s;
         let descriptor = arrival.socket.as_raw_fd();
         if self.shared.verbosity() >= verbose::REQUESTS {
-            verbose::connected(descriptor);
+            verbose::connected(descriptor, arrival.protocol);
         }
         self.desk.reporter.connection(What::Opened { descriptor }, &arrival.address);
         let budget = &self.shared.budget;
@@ -395,9 +390,10 @@ impl<'s, 'r> Worker<'s, 'r> {
         };
         let tls = tls.map_err(|_| Errno::PROTO)?;
         let is_greeting = tls.is_some();
+        let session = Session::speaking(arrival.protocol.spoken()).from(arrival.source);
         let entry = Entry { address: arrival.address, listener: Some(arrival.listener) };
         let seat = self.shared.roster.enter(arrival.socket.as_raw_fd(), entry, State::New, now_s);
-        let connection = Connection::new(arrival.socket, tls, seat, budget, now_s);
+        let connection = Connection::new(arrival.socket, session, tls, seat, budget, now_s);
         let token = self.connections.insert(connection);
         if is_greeting {
             self.greetings.push_back((token, now_s));
@@ -422,6 +418,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         self.server.follow_watchers(0);
         if let (0, Some(fast_path)) = (self.number, &self.shared.fast_path) {
             fast_path.tick();
+            // Watchers may have gone.
+            self.shared.attend_to_gets();
         }
         let timeout_s = self.shared.options.extended.idle_timeout_s;
         if timeout_s > 0 {

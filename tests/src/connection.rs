@@ -186,7 +186,7 @@ impl Connection {
 
 /// A socket on which the server has already answered.
 fn greeted(address: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address)?;
     socket.set_read_timeout(Some(GREETING_STEP))?;
     let started = Instant::now();

@@ -11,9 +11,12 @@
 //! Not here: unit tests (beside the code), load, and anything that measures time.
 
 pub mod authority;
+pub mod cable;
 pub mod connection;
+pub mod datagram;
 pub mod escape;
 pub mod frame;
+pub mod line;
 pub mod module;
 pub mod network;
 pub mod play;

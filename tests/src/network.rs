@@ -41,10 +41,21 @@ impl Namespace {
         Ok(namespace)
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `ip`, with these words, in this namespace.
     pub fn ip(&self, words: &str) -> Result<()> {
         let all: Vec<&str> = ["-n", &self.name].into_iter().chain(words.split(' ')).collect();
         ip(&all)
+    }
+
+    /// `ethtool`, with these words, in this namespace.
+    pub fn ethtool(&self, words: &str) -> Result<()> {
+        let inside = ["netns", "exec", &self.name, "ethtool"];
+        run(Command::new("ip").args(inside).args(words.split(' ')))
+            .context("ethtool (apt-get install ethtool)")
     }
 
     /// A veth pair to another namespace: here `near`, there `far`, each with an address.

@@ -1,6 +1,7 @@
 //! A server with exactly the arguments that a test gives it, for what transcripts can't say: several addresses, users,
 //! signals, files. It tells its ports by itself.
 
+use crate::server::STRICT_SANDBOX;
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -28,6 +29,13 @@ pub struct Process {
 impl Process {
     /// Starts the server at `path`; `arguments` should ask for free ports (`-p -1`, `-U -1`).
     pub fn start(path: &Path, arguments: &[&str]) -> Result<Process> {
+        // Before what the test gives, which has the last word. None is an argument, too.
+        let sandbox = if arguments.is_empty() { &[] } else { &STRICT_SANDBOX[..] };
+        Process::start_as_users_do(path, &[sandbox, arguments].concat())
+    }
+
+    /// The same, with the sandbox that a server has by itself.
+    pub fn start_as_users_do(path: &Path, arguments: &[&str]) -> Result<Process> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("unbuckle-process-{}-{number}", std::process::id()));
@@ -64,7 +72,8 @@ impl Process {
 
     /// What it wrote to its standard error.
     pub fn errors(&self) -> String {
-        std::fs::read_to_string(self.folder.join("errors")).unwrap_or_default()
+        // With -vv, what clients have sent is in it.
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("errors")).unwrap_or_default()).into_owned()
     }
 
     /// Waits until `look` sees something.

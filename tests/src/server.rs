@@ -22,6 +22,15 @@ pub struct Target {
     pub debug_path: Option<PathBuf>,
     /// Arguments for every server that serves UDP.
     pub datagram_options: Vec<String>,
+    /// In another network namespace; `None` is this one's loopback.
+    pub place: Option<Place>,
+}
+
+/// A network namespace by name, and an address there that can be reached from here.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub namespace: String,
+    pub address: Ipv4Addr,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +60,12 @@ impl Target {
             path,
             kind: Kind::Memcached,
             datagram_options: Vec::new(),
+            place: None,
         }
     }
 
     pub fn unbuckle(path: PathBuf) -> Target {
-        Target { path, kind: Kind::Unbuckle, debug_path: None, datagram_options: Vec::new() }
+        Target { path, kind: Kind::Unbuckle, debug_path: None, datagram_options: Vec::new(), place: None }
     }
 
     /// Has its gets over UDP answered in the kernel, where they come in by `interface`. Servers of this target do not
@@ -65,13 +75,21 @@ impl Target {
         self
     }
 
+    /// As [`Target::with_fast_path`], at the XDP hook, at the other end of a cable.
+    pub fn with_xdp(mut self, interface: &str, place: Place) -> Target {
+        self = self.with_fast_path(interface);
+        self.datagram_options.extend(["--fastpath-hook", "xdp"].map(str::to_owned));
+        self.place = Some(place);
+        self
+    }
+
     /// Whether the `except` of a case's header means it.
     pub fn is_excepted(&self, name: &str) -> bool {
         self.kind.is_called(name) || name == "fastpath" && !self.datagram_options.is_empty()
     }
 
     pub fn module(path: PathBuf) -> Target {
-        Target { path, kind: Kind::Module, debug_path: None, datagram_options: Vec::new() }
+        Target { path, kind: Kind::Module, debug_path: None, datagram_options: Vec::new(), place: None }
     }
 
     /// Why it cannot play a case, if it cannot.
@@ -96,16 +114,31 @@ impl Target {
     }
 
     fn command(&self, move_time: bool) -> Command {
-        let mut command = match (&self.debug_path, move_time) {
-            (Some(debug), true) => Command::new(debug),
-            _ => Command::new(&self.path),
+        let path = match (&self.debug_path, move_time) {
+            (Some(debug), true) => debug,
+            _ => &self.path,
         };
-        if self.kind == Kind::Unbuckle && move_time {
-            command.arg(DEBUG_TIME_FLAG);
+        let mut command = match &self.place {
+            None => Command::new(path),
+            // It becomes the server: the process stays the same.
+            Some(place) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &place.namespace]).arg(path);
+                command
+            }
+        };
+        if self.kind == Kind::Unbuckle {
+            command.args(STRICT_SANDBOX);
+            if move_time {
+                command.arg(DEBUG_TIME_FLAG);
+            }
         }
         command
     }
 }
+
+/// A server that tries what its sandbox refuses ends at once, rather than make do without.
+pub const STRICT_SANDBOX: [&str; 2] = ["-o", "drop_privileges=kill"];
 
 /// Makes Unbuckle understand `debugtime SECONDS`, as memcached's debug build does.
 pub const DEBUG_TIME_FLAG: &str = "--debug-time";
@@ -222,9 +255,10 @@ impl Server {
             }
             Transport::Tcp | Transport::Drip | Transport::Tls | Transport::Udp | Transport::Datagram => {
                 let port = port.map_or_else(|| free_port(udp), Ok)?;
-                command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
+                let host = target.place.as_ref().map_or(Ipv4Addr::LOCALHOST, |place| place.address);
+                command.args(["-l", &host.to_string(), "-p", &port.to_string()]);
                 command.args(["-U", &if udp { port } else { 0 }.to_string()]);
-                Address::Port(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+                Address::Port(SocketAddr::from((host, port)))
             }
         };
         let errors = scratch.with_extension("err");
@@ -331,7 +365,7 @@ pub fn stats(server: SocketAddr, command: &str) -> Result<BTreeMap<String, Strin
 /// the port first, or, where nobody listens, itself.
 fn is_listening(process: u32, port: u16) -> bool {
     const LISTENING: &str = "0A";
-    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
+    let table = std::fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap_or_default();
     let wanted = format!(":{port:04X}");
     let socket = table.lines().skip(1).find_map(|row| {
         let columns: Vec<&str> = row.split_whitespace().collect();

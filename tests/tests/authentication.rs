@@ -31,7 +31,10 @@ fn connected(server: &Server) -> TcpStream {
 
 /// The first line that an attempt is answered.
 fn text_attempt(server: &Server, password: &str) -> String {
-    let mut stream = connected(server);
+    text_attempt_by(&mut connected(server), password)
+}
+
+fn text_attempt_by(stream: &mut TcpStream, password: &str) -> String {
     write!(stream, "set x 0 0 {}\r\nfoo {password}\r\n", password.len() + 4).unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
@@ -40,13 +43,16 @@ fn text_attempt(server: &Server, password: &str) -> String {
 
 /// The status that an attempt is answered.
 fn sasl_attempt(server: &Server, password: &str) -> u16 {
+    sasl_attempt_by(&mut connected(server), password)
+}
+
+fn sasl_attempt_by(stream: &mut TcpStream, password: &str) -> u16 {
     let value = format!("\0foo\0{password}");
     let mut request = vec![0x80, 0x21, 0, 5, 0, 0, 0, 0];
     request.extend((5 + value.len() as u32).to_be_bytes());
     request.extend([0; 12]);
     request.extend(b"PLAIN");
     request.extend(value.as_bytes());
-    let mut stream = connected(server);
     stream.write_all(&request).unwrap();
     let mut header = [0; 24];
     stream.read_exact(&mut header).unwrap();
@@ -116,4 +122,60 @@ fn a_server_without_its_users_does_not_start() {
     assert!(told(refused(&["-Y", "/nonexistent/users"], None)).contains("/nonexistent/users"));
     assert!(told(refused(&["-Y", "/dev/null"], None)).contains("user:password"));
     assert!(told(refused(&["-Y", "/nonexistent/users", "-B", "binary"], None)).contains("-B ascii"));
+}
+
+/// Tries wrong passwords, each on a connection of its own, until the right one is not heard either; how many were tried.
+fn guess_until_unheard(right: impl Fn() -> bool, wrong: impl Fn()) -> u32 {
+    for tried in 0..2000 {
+        if tried % 16 == 0 && !right() {
+            return tried;
+        }
+        wrong();
+    }
+    panic!("guesses are not bounded");
+}
+
+#[test]
+fn an_address_that_guesses_is_not_heard_and_others_are() {
+    let server = started(UsersForm::Text, &[]);
+    let mut inside = connected(&server);
+    assert_eq!(text_attempt_by(&mut inside, "old-secret"), "STORED");
+    let right = || text_attempt(&server, "old-secret") == "STORED";
+    let tried = guess_until_unheard(right, || assert_ne!(text_attempt(&server, "guess"), "STORED"));
+    assert!(tried >= 64, "{tried} wrong ones were enough");
+    assert_eq!(text_attempt_by(&mut from_another_address(&server), "old-secret"), "STORED");
+    // Whoever is in stays in.
+    assert!(stat(&mut inside, "stats\r\n", "auth_errors") > u64::from(tried));
+    assert!(stat(&mut inside, "stats unbuckle\r\n", "auth_unheard") > 0);
+}
+
+#[test]
+fn the_same_holds_for_sasl() {
+    let server = started(UsersForm::Sasl, &[]);
+    let right = || sasl_attempt(&server, "old-secret") == 0;
+    let tried = guess_until_unheard(right, || assert_eq!(sasl_attempt(&server, "guess"), 0x20));
+    assert!(tried >= 64, "{tried} wrong ones were enough");
+    assert_eq!(sasl_attempt_by(&mut from_another_address(&server), "old-secret"), 0);
+}
+
+/// From 127.0.0.2.
+fn from_another_address(server: &Server) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let Address::Port(address) = server.address else { panic!("expected a port") };
+    let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&stream, &std::net::SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+    connect(&stream, &address).unwrap();
+    let stream = TcpStream::from(stream);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn stat(stream: &mut TcpStream, command: &str, name: &str) -> u64 {
+    stream.write_all(command.as_bytes()).unwrap();
+    let prefix = format!("STAT {name} ");
+    // To the end, so that nothing is left behind.
+    let lines = BufReader::new(stream).lines().map(Result::unwrap).take_while(|line| line != "END");
+    let lines: Vec<String> = lines.collect();
+    let value = lines.iter().find_map(|line| line.strip_prefix(&prefix));
+    value.unwrap_or_else(|| panic!("no {name} in {lines:?}")).parse().unwrap()
 }

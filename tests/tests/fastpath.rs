@@ -1,14 +1,15 @@
-//! The fast path's life: what starts and ends it, what outlives a daemon, and who is not answered.
+//! The fast path's life: what starts and ends it, and what outlives a daemon.
 //!
 //! Each test has a network and, if it pins, a bpffs of its own. What is answered is in the conformance suite and in
-//! `torture.rs`.
+//! `torture.rs`, who is not in `fastpath_attack.rs`.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use unbuckle_tests::line::Line;
 use unbuckle_tests::network::{Namespace, Pins, output, runs_as_root};
 use unbuckle_tests::server::{Server, Target, stats, unbuckle_path};
 use unbuckle_tests::torture::value::{Kind, value};
@@ -27,37 +28,6 @@ fn words(text: &str) -> Vec<String> {
 
 fn start(options: &str) -> Server {
     Server::start(&Target::unbuckle(binary()), &words(options), Transport::Udp, false).unwrap()
-}
-
-/// A connection for commands that are answered in one line each.
-struct Line(BufReader<TcpStream>);
-
-impl Line {
-    fn open(server: SocketAddr) -> Line {
-        let stream = TcpStream::connect(server).unwrap();
-        stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
-        Line(BufReader::new(stream))
-    }
-
-    fn ask(&mut self, request: &[u8]) -> Result<String> {
-        self.0.get_mut().write_all(request)?;
-        self.answer()
-    }
-
-    fn answer(&mut self) -> Result<String> {
-        let mut line = String::new();
-        anyhow::ensure!(self.0.read_line(&mut line)? > 0, "the server closed");
-        Ok(line.trim_end().to_owned())
-    }
-
-    fn set(&mut self, key: &str, value: &[u8]) -> Result<()> {
-        let mut request = format!("set {key} 0 0 {}\r\n", value.len()).into_bytes();
-        request.extend_from_slice(value);
-        request.extend_from_slice(b"\r\n");
-        let answer = self.ask(&request)?;
-        anyhow::ensure!(answer == "STORED", "{key} was answered `{answer}`");
-        Ok(())
-    }
 }
 
 /// The value of a key over UDP: `None` when nobody answered, within a tenth of a second if `patient` is not set.
@@ -98,7 +68,7 @@ fn hits_count_like_any_others() {
     Namespace::make().unwrap().within(|| {
         let server = start("--fastpath lo --fastpath-required");
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         let socket = client(address);
         for _ in 0..50 {
             assert_eq!(get(&socket, "a").unwrap(), b"hello");
@@ -117,6 +87,45 @@ fn hits_count_like_any_others() {
 }
 
 #[test]
+fn whoever_watches_gets_sees_all_of_them() {
+    if !runs_as_root("watching with a fast path") {
+        return;
+    }
+    Namespace::make().unwrap().within(|| {
+        let server = start("--fastpath lo --fastpath-required");
+        let address = server.socket_address().unwrap();
+        let mut line = Line::open(address).unwrap();
+        line.set("a", b"hello").unwrap();
+        let socket = client(address);
+        let served = || count(&own_stats(address), "fastpath_served");
+        let is_served = || {
+            let before = served();
+            assert_eq!(get(&socket, "a").unwrap(), b"hello");
+            served() > before
+        };
+        assert!(is_served());
+        let mut watcher = Line::open(address).unwrap();
+        assert_eq!(watcher.ask(b"watch fetchers\r\n").unwrap(), "OK");
+        for _ in 0..3 {
+            assert!(!is_served());
+            let told = watcher.answer().unwrap();
+            assert!(told.contains("type=item_get key=a status=found"), "{told}");
+        }
+        // It is a second until the server looks again.
+        drop(watcher);
+        let began = Instant::now();
+        while !is_served() {
+            assert!(began.elapsed() < ANSWER_MAX, "nobody watches any more");
+        }
+        // Statistics by prefix count each get.
+        assert_eq!(line.ask(b"stats detail on\r\n").unwrap(), "OK");
+        assert!(!is_served());
+        assert_eq!(line.ask(b"stats detail off\r\n").unwrap(), "OK");
+        assert!(is_served());
+    });
+}
+
+#[test]
 fn privileges_are_dropped_when_all_is_attached_and_an_orderly_end_detaches() {
     if !runs_as_root("dropping privileges with a fast path") {
         return;
@@ -124,7 +133,7 @@ fn privileges_are_dropped_when_all_is_attached_and_an_orderly_end_detaches() {
     Namespace::make().unwrap().within(|| {
         let mut server = start("--fastpath lo --fastpath-required -u nobody");
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"hello");
         assert_eq!(count(&own_stats(address), "fastpath_served"), 1);
         let options = format!("ctl doctor -l 127.0.0.1 -U {} --fastpath lo", address.port());
@@ -148,7 +157,7 @@ fn what_is_missing_is_said_and_service_goes_on_without() {
     Namespace::make().unwrap().within(|| {
         let server = start("--fastpath nowhere0");
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"hello");
         assert!(server.errors_text().contains("no interface \"nowhere0\""), "{}", server.errors_text());
         assert!(!own_stats(address).contains_key("fastpath"));
@@ -182,7 +191,7 @@ fn detach_ends_what_a_daemon_has_left_but_not_what_it_has() {
         let mut server =
             start(&format!("--fastpath lo --fastpath-required --fastpath-pin={}", folder.display()));
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"hello").unwrap();
+        Line::open(address).unwrap().set("a", b"hello").unwrap();
         let (code, text) = detach();
         assert!(code == 1 && text.contains("running"), "{text}");
         assert!(server.end("TERM").unwrap().success());
@@ -210,7 +219,7 @@ fn a_pinned_cache_of_another_size_makes_room() {
         };
         let mut server = start(&options(32));
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"old").unwrap();
+        Line::open(address).unwrap().set("a", b"old").unwrap();
         server.end("KILL").unwrap();
         let server =
             Server::start_again(&Target::unbuckle(binary()), &words(&options(16)), address.port()).unwrap();
@@ -230,7 +239,7 @@ fn a_server_without_a_fast_path_silences_what_an_earlier_one_has_left() {
         let pinned = format!("--fastpath lo --fastpath-required --fastpath-pin={}", folder.display());
         let mut server = start(&pinned);
         let address = server.socket_address().unwrap();
-        Line::open(address).set("a", b"old").unwrap();
+        Line::open(address).unwrap().set("a", b"old").unwrap();
         server.end("KILL").unwrap();
         assert_eq!(get(&client(address), "a").unwrap(), b"old");
         // This one can't have a fast path: the interface is wrong.
@@ -321,7 +330,7 @@ fn killed_under_load(folder: &Path) {
 /// Stores what stays, several at a time.
 fn fill(server: SocketAddr, items: usize) {
     const TOGETHER: usize = 100;
-    let mut line = Line::open(server);
+    let mut line = Line::open(server).unwrap();
     for first in (0..items).step_by(TOGETHER) {
         let mut request = Vec::new();
         for number in first..first + TOGETHER {
@@ -342,7 +351,7 @@ fn fill(server: SocketAddr, items: usize) {
 
 /// Rewrites the hot keys one after another. The number of each one's last acknowledged write.
 fn write_until_killed(server: SocketAddr) -> Vec<usize> {
-    let mut line = Line::open(server);
+    let mut line = Line::open(server).unwrap();
     let mut acknowledged = vec![0; HOT_KEYS];
     for write in 0.. {
         let key = write % HOT_KEYS;
@@ -389,94 +398,4 @@ fn check_all(server: SocketAddr, acknowledged: &[usize]) -> Result<()> {
     // The writer had one key in hand.
     anyhow::ensure!(absent <= 1, "{absent} acknowledged items are lost");
     Ok(())
-}
-
-/// Addresses of the attack: documentation's own, which no default range allows.
-const SPOOFED: &str = "198.51.100.0/24";
-const SOURCES: u8 = 20;
-const ROUNDS: u32 = 300;
-
-#[test]
-fn spoofed_sources_get_little_with_the_fast_path() {
-    attack("--fastpath veth0 --fastpath-required");
-}
-
-#[test]
-fn spoofed_sources_get_little_without_it() {
-    attack("");
-}
-
-/// Somebody sends requests from addresses that are not theirs, to have the replies, longer than the requests, sent there.
-fn attack(options: &str) {
-    if !runs_as_root("an attack with spoofed sources") {
-        return;
-    }
-    let (home, outside) = (Namespace::make().unwrap(), Namespace::make().unwrap());
-    home.veth(&outside, "10.7.0.1/24", "10.7.0.2/24").unwrap();
-    home.ip("route add default via 10.7.0.2").unwrap();
-    // Whoever sends from there hears what is sent there: so it can be counted.
-    outside.ip(&format!("route add local {SPOOFED} dev lo")).unwrap();
-    let options = format!("{options} -l 10.7.0.1");
-    let server = home.within(|| start(&options));
-    let local = server.socket_address().unwrap();
-    let address = SocketAddr::new([10, 7, 0, 1].into(), local.port());
-    home.within(|| Line::open(local).set("long", &[b'v'; 1200]).unwrap());
-    outside.within(|| {
-        let neighbour = client(address);
-        for _ in 0..200 {
-            assert_eq!(get(&neighbour, "long").unwrap().len(), 1200, "who may ask is answered");
-        }
-        let began = Instant::now();
-        let (sent_bytes, got_bytes, replies) = flood(address);
-        let elapsed_s = began.elapsed().as_secs_f64();
-        assert!(got_bytes <= 3 * sent_bytes, "{got_bytes} bytes came for {sent_bytes}");
-        // A hundred at once and a hundred each second, from each source.
-        let most = f64::from(SOURCES) * 100.0 * (2.0 + elapsed_s);
-        assert!((replies as f64) < most, "{replies} replies in {elapsed_s} s");
-    });
-    let own = home.within(|| own_stats(local));
-    assert!(count(&own, "udp_dropped_size") + count(&own, "udp_dropped_rate") > 0, "{own:?}");
-    if own.contains_key("fastpath") {
-        assert!(count(&own, "fastpath_served") >= 200, "{own:?}");
-        assert!(count(&own, "fastpath_passed_policy") >= u64::from(SOURCES) * u64::from(ROUNDS), "{own:?}");
-    }
-}
-
-/// Asks from many addresses for a long value, and for a miss. Bytes sent, bytes that came back, and how many replies.
-fn flood(server: SocketAddr) -> (usize, usize, usize) {
-    let (mut sent_bytes, mut got_bytes, mut replies) = (0, 0, 0);
-    let sources: Vec<UdpSocket> = (1..=SOURCES)
-        .map(|host| {
-            let socket = UdpSocket::bind((Ipv4Addr::new(198, 51, 100, host), 0)).unwrap();
-            socket.connect(server).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        })
-        .collect();
-    let mut take = |socket: &UdpSocket| {
-        let mut reply = [0; 2048];
-        loop {
-            match socket.recv(&mut reply) {
-                Ok(length) => {
-                    got_bytes += length;
-                    replies += 1;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    };
-    for _ in 0..ROUNDS {
-        for socket in &sources {
-            for request in [&b"\0\x07\0\0\0\x01\0\0get long\r\n"[..], b"\0\x07\0\0\0\x01\0\0get no\r\n"] {
-                sent_bytes += socket.send(request).unwrap_or(0);
-            }
-            take(socket);
-        }
-    }
-    // What is still on its way has come when a neighbour's later request has been answered.
-    let neighbour = client(server);
-    assert!(get(&neighbour, "long").is_some());
-    sources.iter().for_each(&mut take);
-    (sent_bytes, got_bytes, replies)
 }

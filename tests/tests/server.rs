@@ -70,6 +70,25 @@ impl Client {
         assert_eq!(self.line().as_deref(), Some("STORED"));
     }
 
+    const FILL_BYTES: usize = 8000;
+
+    /// Stores more than `bytes` in all.
+    fn fill(&mut self, bytes: u64, round: u64) {
+        const BATCH: u64 = 50;
+        let value = [b'v'; Client::FILL_BYTES];
+        for batch in 0..bytes / value.len() as u64 / BATCH + 2 {
+            let mut requests = Vec::new();
+            for number in batch * BATCH..(batch + 1) * BATCH {
+                let line = format!("set {round}-{number} 0 0 {} noreply\r\n", value.len());
+                requests.extend_from_slice(line.as_bytes());
+                requests.extend_from_slice(&value);
+                requests.extend_from_slice(b"\r\n");
+            }
+            self.send(&requests);
+            assert_eq!(self.ask("mn"), "MN");
+        }
+    }
+
     /// Waits until some connection is in this state, as `stats conns` tells it.
     fn wait_for_state(&mut self, state: &str) {
         let wanted = format!(":state {state}");
@@ -101,6 +120,39 @@ fn a_pinned_value_goes_on_after_a_stall_with_nothing_parked() {
     reader.lines.read_exact(&mut received).unwrap();
     assert!(received == value, "the value arrived damaged");
     assert_eq!(reader.lines_up_to("END"), [""]);
+}
+
+/// Megabytes of a process that are in memory.
+fn resident_mb(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+/// What the limit no longer allows goes back to the kernel, not only to the pool; and it can be taken again.
+#[test]
+fn a_lower_memory_limit_is_seen_in_the_resident_memory() {
+    const FULL_MB: u64 = 192;
+    const LOWER_MB: u64 = 48;
+    let mut server = start(&["-l", "127.0.0.1", "-p", "-1", "-m", &FULL_MB.to_string(), "-t", "2"]);
+    let process = server.id();
+    let mut client = Client::connect(&server);
+    let empty_mb = resident_mb(process);
+    for round in 0..2 {
+        client.fill(FULL_MB << 20, round);
+        let full_mb = resident_mb(process);
+        assert!(full_mb > empty_mb + FULL_MB * 9 / 10, "{full_mb} MB resident, {empty_mb} when it was empty");
+        assert_eq!(client.ask(&format!("cache_memlimit {LOWER_MB}")), "OK");
+        // All but a few pages: those that are still being filled, and the index's.
+        let wanted_mb = full_mb - (FULL_MB - LOWER_MB) + 8;
+        let resident = |mb: u64| (mb <= wanted_mb).then_some(());
+        server
+            .wait_for(&format!("{full_mb} MB becoming {wanted_mb}"), || resident(resident_mb(process)))
+            .unwrap();
+        let items: u64 = client.stat("", "curr_items").unwrap().parse().unwrap();
+        assert!(items * Client::FILL_BYTES as u64 > (LOWER_MB << 20) * 3 / 4, "{items} items are left");
+        assert_eq!(client.ask(&format!("cache_memlimit {FULL_MB}")), "OK");
+    }
 }
 
 /// The timer that tells a worker the second has to be read, else it tells one and no more. Two connections are closed for
@@ -232,6 +284,60 @@ fn udp_replies_come_from_the_address_that_was_asked() {
     }
 }
 
+/// Requests that came while the server was stopped are answered together: equal neighbours leave as one message, which
+/// the kernel cuts apart again.
+#[test]
+fn udp_replies_that_leave_together_arrive_one_by_one() {
+    const ROUNDS: u16 = 60;
+    let mut server = start(&["-l", "127.0.0.1", "-p", "-1", "-U", "-1", "-t", "1"]);
+    let mut client = Client::connect(&server);
+    let values = [b"a".repeat(30), b"b".repeat(30), b"c".repeat(31), b"d".repeat(10_000), Vec::new()];
+    for (name, value) in ["k0", "k1", "k2", "k3", "k4"].iter().zip(&values) {
+        client.store(name, value);
+    }
+    let process = rustix::process::Pid::from_raw(server.id() as i32).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    let status = format!("/proc/{}/stat", server.id());
+    server
+        .wait_for("the stop", || std::fs::read_to_string(&status).ok()?.contains(") T ").then_some(()))
+        .unwrap();
+    let clients: Vec<UdpSocket> = (0..3)
+        .map(|_| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.set_read_timeout(Some(HUNG)).unwrap();
+            socket.connect((Ipv4Addr::LOCALHOST, server.udp_port)).unwrap();
+            socket
+        })
+        .collect();
+    // Runs of one client and one length, of every length from 1 to 9, and changes of both.
+    let asked = |round: u16| (usize::from(round / 4) % 3, usize::from(round * round / 31) % 5);
+    for round in 0..ROUNDS {
+        let (client, key) = asked(round);
+        let [high, low] = round.to_be_bytes();
+        let mut request = vec![high, low, 0, 0, 0, 1, 0, 0];
+        request.extend_from_slice(format!("get k{key}\r\n").as_bytes());
+        clients[client].send(&request).unwrap();
+    }
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+    for round in 0..ROUNDS {
+        let (client, key) = asked(round);
+        let mut expected = format!("VALUE k{key} 0 {}\r\n", values[key].len()).into_bytes();
+        expected.extend_from_slice(&values[key]);
+        expected.extend_from_slice(b"\r\nEND\r\n");
+        let total = expected.len().div_ceil(1392) as u16;
+        let mut message = Vec::new();
+        for sequence in 0..total {
+            let mut reply = [0; 1500];
+            let bytes = clients[client].recv(&mut reply).unwrap();
+            let frame: Vec<u8> =
+                [round, sequence, total, 0].iter().flat_map(|word| word.to_be_bytes()).collect();
+            assert_eq!(reply[..8], frame);
+            message.extend_from_slice(&reply[8..bytes]);
+        }
+        assert!(message == expected, "round {round}, key {key}");
+    }
+}
+
 #[test]
 fn shutdown_ends_the_server_well() {
     for command in ["shutdown", "shutdown graceful"] {
@@ -343,4 +449,47 @@ fn a_port_below_1024_is_bound_before_privileges_go() {
     client.read_line(&mut line).unwrap();
     assert_eq!(line, "MN\r\n");
     assert_eq!(of_process(&server, "status", "Uid:"), ["65534"; 4]);
+}
+
+/// What a client gets back for `request` at `host`; empty when it is closed without an answer.
+fn first_answer(server: &Process, host: [u8; 4], request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect((Ipv4Addr::from(host), server.tcp_port)).unwrap();
+    stream.set_read_timeout(Some(HUNG)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = [0; 24];
+    let read = stream.read(&mut answer).unwrap_or_default();
+    answer[..read].to_vec()
+}
+
+#[test]
+fn each_address_has_its_own_protocol() {
+    let listen =
+        "proto[ascii]:127.0.0.1,proto[binary]:127.0.0.2,proto[negotiating]:tag_blue_:127.0.0.3,127.0.0.4";
+    let server = start(&["-p", "-1", "-U", "-1", "-l", listen, "-B", "binary", "-vv"]);
+    let noop = [&[0x80, 0x0a][..], &[0; 22], b"\r\n"].concat();
+    // Address, and whether it answers a line and a frame.
+    for (last, line, frame) in [(1, true, false), (2, false, true), (3, true, true), (4, false, true)] {
+        // Longer than the header of a frame.
+        let text = first_answer(&server, [127, 0, 0, last], b"get no_such_key_as_this_one\r\n");
+        assert_eq!(text == b"END\r\n", line, "127.0.0.{last}: {}", text.escape_ascii());
+        let binary = first_answer(&server, [127, 0, 0, last], &noop);
+        assert_eq!(binary.starts_with(&[0x81, 0x0a]), frame, "127.0.0.{last}: {}", binary.escape_ascii());
+        let socket = UdpSocket::bind((Ipv4Addr::from([127, 0, 0, last]), 0)).unwrap();
+        socket.set_read_timeout(Some(HUNG)).unwrap();
+        let header = [0, 1, 0, 0, 0, 1, 0, 0];
+        // What is not spoken is refused in the words of what is, or dropped: this one is answered everywhere.
+        let (request, answer) =
+            if line { (&b"mn\r\n"[..], &b"MN"[..]) } else { (&noop[..24], &[0x81, 0x0a][..]) };
+        socket
+            .send_to(&[&header, request].concat(), (Ipv4Addr::from([127, 0, 0, last]), server.udp_port))
+            .unwrap();
+        let mut reply = [0; 64];
+        let read = socket.recv(&mut reply).unwrap();
+        assert!(reply[8..read].starts_with(answer), "127.0.0.{last}: {}", reply[..read].escape_ascii());
+    }
+    for told in
+        ["new ascii client connection.", "new binary client connection.", "new auto-negotiating client"]
+    {
+        assert!(server.errors().contains(told), "{told} in {}", server.errors());
+    }
 }

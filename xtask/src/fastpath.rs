@@ -1,7 +1,11 @@
-//! `cargo xtask fastpath build|verify`: the fast path's programs, from their source to the object that is committed.
+//! `cargo xtask fastpath build|verify|vm`: the fast path's programs, from their source to the object that is committed.
 //!
 //! Users load the committed object and need no compiler for BPF. `verify` proves that it is what the source gives, byte for
 //! byte, with the toolchain that is named beside it: another one may give other bytes, and is refused rather than blamed.
+
+mod vm;
+
+pub(crate) use vm::run as in_machines;
 
 use crate::gates::{BPF_COMPILER, BPF_TARGET, bpf_missing, defined, undefined};
 use crate::outcome::Outcome;
@@ -20,7 +24,8 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Out
     match arguments.next().as_deref() {
         Some("build") => Ok(vec![Outcome::new("fast path: building the programs", commit())]),
         Some("verify") => Ok(verify()),
-        _ => bail!("cargo xtask fastpath build|verify"),
+        Some("vm") => Ok(in_machines()),
+        _ => bail!("cargo xtask fastpath build|verify|vm"),
     }
 }
 

@@ -16,12 +16,13 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask TASK
   test [--no-skips]                 every test that this machine can run, and what it skipped
   gates                             the core has no reachable panic, float or allocation, and builds for BPF
-  fastpath build|verify             the programs for the kernel: builds what is committed, or proves that it is the same
+  fastpath build|verify|vm          the programs for the kernel: builds what is committed, proves that it is the same, or
+                                    tries it on Debian's kernels in virtual machines
   memcached-tests [--server PATH] [--source DIR] [--all] [FILE]...
                                     memcached's own t/*.t against a server
   clients [--server PATH] [--peer PATH] [--list] [NAME]...
                                     real clients and their own test suites against a server, and against a peer
-  module build|object|test          the kernel module: build it, commit its Rust object, try it in a virtual machine
+  module build|object|verify|test   the kernel module: build it, commit its Rust object, try it in a virtual machine
   compare, instructions             benchmarks: see docs/BENCHMARKS.md";
 
 fn main() -> Result<ExitCode> {

@@ -233,6 +233,9 @@ fn prepared(source: &Path, server: &Path) -> Result<PathBuf> {
     if unbuckle_tests::server::understands_debug_time(server) {
         words.push(' ');
         words.push_str(unbuckle_tests::server::DEBUG_TIME_FLAG);
+        // The same binary: it knows this option, too.
+        words.push(' ');
+        words.push_str(&unbuckle_tests::server::STRICT_SANDBOX.join(" "));
     }
     let wrapper = folder.join("memcached-debug");
     std::fs::write(&wrapper, format!("#!/bin/sh\n{words} \"$@\"\n"))?;

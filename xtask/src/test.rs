@@ -30,6 +30,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome
     outcomes.extend(gates::run());
     outcomes.extend(module::test(&[]));
     outcomes.extend(fastpath::verify());
+    outcomes.extend(fastpath::in_machines());
     match unbuckle() {
         Ok(server) => {
             outcomes.extend(clients::all(&server));
@@ -94,10 +95,19 @@ fn fuzz_corpora() -> Vec<Outcome> {
         );
         Ok(())
     };
-    ["wire_text", "wire_meta", "engine_classic", "engine_meta"]
-        .into_iter()
-        .map(|name| Outcome::new(format!("fuzz target {name} replays its corpus"), replay(name)))
-        .collect()
+    let targets = std::fs::read_dir(folder.join("fuzz_targets")).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        targets.filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned())).collect();
+    names.sort_unstable();
+    if names.is_empty() {
+        return vec![Outcome::new(
+            "fuzz targets",
+            Err(anyhow::anyhow!("there are none in {}", folder.display())),
+        )];
+    }
+    let outcomes =
+        names.iter().map(|name| Outcome::new(format!("fuzz target {name} replays its corpus"), replay(name)));
+    outcomes.collect()
 }
 
 /// Model checking has its own builds, because a `--cfg` changes every crate; unit tests do not run in them.

@@ -11,6 +11,7 @@
 //!   its end (or has grown to 64 KiB without one, see [`unbuckle_wire::text::STREAM_BYTES_MIN`]).
 //! - The door keeps at least [`INPUT_BYTES_MIN`] of unconsumed input before it stops reading.
 //!
+//! Who may send how many requests is not looked at here, but in `udp_policy.rs` and `sources.rs`, which doors share.
 //! What a request does can be watched: `observe.rs`. Where a hit is: `classic/retrieval.rs` for `get`, `meta/get.rs` for
 //! `mg`, `binary/retrieval.rs` for frames. The protocol's forms are `unbuckle-wire`'s, the items `unbuckle-store`'s.
 #![no_std]
@@ -19,6 +20,7 @@
 extern crate std;
 
 mod authentication;
+mod batch;
 mod binary;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -29,17 +31,20 @@ mod expiry;
 mod meta;
 mod observe;
 mod session;
+pub mod sources;
+pub mod udp_policy;
 
-pub use authentication::Gate;
+pub use authentication::{Admission, Gate};
 pub use counters::{Counter, Counters};
 pub use observe::{Event, Facts, Observer, StoreOutcome, Storing};
 pub use session::Session;
 
+use batch::Batch;
 use core::ops::ControlFlow;
 use expiry::Clock;
 use session::Phase;
 use unbuckle_store::{Item, Walk, Worker};
-use unbuckle_wire::binary::REQUEST_MAGIC;
+use unbuckle_wire::binary::{GetForm, REQUEST_MAGIC};
 
 /// An output of at least this many free bytes always lets `serve` make progress (one whole inline value and its header).
 pub const OUTPUT_BYTES_MIN: usize = 17 << 10;
@@ -179,12 +184,18 @@ pub struct Engine<'s, 'r> {
     counters: &'s Counters,
     observer: Option<&'s dyn Observer>,
     scratch: [u8; SCRATCH_BYTES],
+    /// `get`s, keys of one, `mg`s and binary `get`s that were decoded ahead.
+    gets: Batch<classic::retrieval::Ahead>,
+    meta_gets: Batch<meta::Ahead>,
+    frames: Batch<Option<GetForm>>,
     /// Who may come in; `None`: everybody.
     gate: Option<&'s dyn Gate>,
 }
 
 impl<'s, 'r> Engine<'s, 'r> {
     /// `counters` are this thread's own; the door keeps them where it can sum them over threads.
+    // Always inlined, so that it is made where it is to be, and not on a stack that may be too short for it.
+    #[inline(always)]
     #[must_use]
     pub fn new(worker: Worker<'s, 'r>, settings: Settings, counters: &'s Counters) -> Self {
         Self {
@@ -194,6 +205,9 @@ impl<'s, 'r> Engine<'s, 'r> {
             counters,
             observer: None,
             scratch: [0; SCRATCH_BYTES],
+            gets: Batch::default(),
+            meta_gets: Batch::default(),
+            frames: Batch::default(),
             gate: None,
         }
     }
@@ -257,7 +271,7 @@ impl<'s, 'r> Engine<'s, 'r> {
     #[cold]
     fn begin(&self, session: &mut Session, turn: &Turn<'_, '_, '_>) -> Step {
         let Some(first) = turn.rest().first() else { return ControlFlow::Break(Next::Input) };
-        session.binary = match self.settings.protocol {
+        session.binary = match session.protocol.unwrap_or(self.settings.protocol) {
             Protocol::Negotiated => *first == REQUEST_MAGIC,
             Protocol::Text => false,
             Protocol::Binary => true,

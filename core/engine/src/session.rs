@@ -6,6 +6,7 @@
 //! The size is ~500 bytes because the key of a value that arrives in pieces is kept here: its line is consumed long
 //! before the value ends, so that the door's buffer need not hold both.
 
+use crate::Protocol;
 use unbuckle_store::{Expiry, Pin, Upload};
 use unbuckle_wire::KEY_BYTES_MAX;
 use unbuckle_wire::text::StoreVerb;
@@ -123,6 +124,10 @@ pub struct Session {
     pub(crate) receiving: Option<Receiving>,
     /// The client has said that it goes.
     pub(crate) quit: bool,
+    /// Who is at the other end, as the door tells them apart.
+    pub(crate) source: u64,
+    /// What this connection speaks, if it is not what the engine's settings say.
+    pub(crate) protocol: Option<Protocol>,
     /// The connection's protocol, unless that is still to be found out.
     pub(crate) binary: bool,
     pub(crate) authentication: Authentication,
@@ -139,6 +144,18 @@ pub(crate) struct Authentication {
 }
 
 impl Session {
+    /// A new connection, at a door that has a protocol of its own.
+    #[must_use]
+    pub fn speaking(protocol: Protocol) -> Self {
+        Self { protocol: Some(protocol), ..Self::default() }
+    }
+
+    /// The same, from a source that gates tell from others by this number.
+    #[must_use]
+    pub fn from(self, source: u64) -> Self {
+        Self { source, ..self }
+    }
+
     /// The close that the engine asks for is the client's own wish.
     #[must_use]
     pub fn has_quit(&self) -> bool {

@@ -9,9 +9,10 @@
 //! What no check can find is a changed byte of a value: a record has no checksum. Whether the bytes can still be
 //! trusted (the same boot, or a sealed header) is for the door to decide, by [`left`].
 
-use crate::chunks::{CHUNK_DATA_BYTES, LINKED};
+use crate::chunks::CHUNK_DATA_BYTES;
 use crate::classes::Event;
 use crate::pages::{Page, Use};
+use crate::pin::LINKED;
 use crate::repair::offset_sum;
 use crate::{Options, Parts, Store, Unusable, Worker};
 use unbuckle_layout::access::Access;
@@ -420,8 +421,12 @@ impl<'s, 'r> Adoption<'s, 'r> {
             });
             let next = store.next_chunk(number);
             let ends = position == chunks;
-            if !usable || ends != (next == 0) || (ends && number != chain.last) {
+            if !usable || (!ends && next == 0) || (ends && number != chain.last) {
                 return false;
+            }
+            if let Some(link) = store.chunk_word(number, 0).filter(|_| ends && next != 0) {
+                // Whoever was appending to it has died before the item knew.
+                link.store(0, Ordering::Relaxed);
             }
             number = next;
         }

@@ -60,6 +60,8 @@ counts! {
     corrupt / Corrupt,
     /// Requests refused for want of memory.
     out_of_memory / OutOfMemory,
+    /// Free pages whose memory was given back to whoever the region is from.
+    pages_given_back / PagesGivenBack,
 }
 
 /// One worker's counters. Only their owner writes them.
@@ -68,11 +70,17 @@ counts! {
 pub struct WorkerCounts {
     counts: [AtomicU64; COUNTS],
     pub(crate) classes: ClassCounts,
+    /// The era in which the worker last held on to nothing: see [`crate::spare`]. 0: there is no worker.
+    era: AtomicU64,
 }
 
 impl Default for WorkerCounts {
     fn default() -> WorkerCounts {
-        WorkerCounts { counts: core::array::from_fn(|_| AtomicU64::new(0)), classes: ClassCounts::default() }
+        WorkerCounts {
+            counts: core::array::from_fn(|_| AtomicU64::new(0)),
+            classes: ClassCounts::default(),
+            era: AtomicU64::new(0),
+        }
     }
 }
 
@@ -83,6 +91,14 @@ impl WorkerCounts {
             // Load and store instead of an atomic addition: no other thread writes here.
             slot.store(slot.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn era_set(&self, era: u64) {
+        self.era.store(era, Ordering::Release);
     }
 
     fn read(&self, count: Count) -> u64 {

@@ -80,7 +80,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         let crawled = self.store.crawl.is_enabled() && self.crawl();
         let swept = self.sweep();
         let shrunk = self.store.index_is_sparse() && self.shrink();
-        over | chains | crawled | swept | shrunk
+        let given_back = self.give_back();
+        over | chains | crawled | swept | shrunk | given_back
     }
 
     /// Lets go of the spans, so that an idle worker holds no page back from eviction.
@@ -115,6 +116,9 @@ impl<'s, 'r> Worker<'s, 'r> {
             if page.is_log() && (due || everything || begun) {
                 self.crawl_page(number, page);
                 return true;
+            }
+            if page.is_log() && page.live_words.load(Ordering::Relaxed) == 0 {
+                self.free_empty(number, page);
             }
             number += 1;
             state.page.store(number, Ordering::Relaxed);

@@ -88,8 +88,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         true
     }
 
-    /// Makes sure that line number `line` lies in a page. The directory keeps pages across shrinking: a line's memory
-    /// never changes its type under a late reader.
+    /// Makes sure that line number `line` lies in a page. Pages stay in the directory when the index shrinks, until
+    /// [`crate::spare`] finds that no late reader is left: a line's memory never changes its type under one.
     fn have_index_page(&mut self, line: u64) -> bool {
         let store = self.store;
         let log2 = store.region.page_words_log2() - 3;
@@ -97,6 +97,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         if !header::in_directory(store.region.page_words(), entry) {
             return false;
         }
+        store.keep_index_page(line >> log2);
         if store.region.load(entry) != 0 {
             return true;
         }

@@ -5,9 +5,10 @@
 //! knows a clock, a thread or a socket. All memory comes from the door, as do the time and the way to wait.
 //!
 //! One module, one subject: [`log`] where records are written, [`read`] and [`write`] what requests do, [`insert`] and
-//! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] large values, [`pages`] and
-//! [`queue`] the memory beneath, [`adopt`] and [`repair`] what a store before this one has left in it; [`walk`] and [`observe`]
-//! are for those who look on.
+//! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] (with [`upload`], [`pin`] and
+//! [`join`]) large values, [`pages`] and
+//! [`queue`] the memory beneath, [`spare`] its way back, [`adopt`] and [`repair`] what a store before this one has left in it;
+//! [`walk`] and [`observe`] are for those who look on.
 #![no_std]
 
 mod adopt;
@@ -17,23 +18,29 @@ mod counts;
 mod crawl;
 mod grow;
 mod insert;
+mod join;
 mod lock;
 mod log;
 mod observe;
 mod pages;
+mod pin;
 mod queue;
 mod read;
 mod reclaim;
 mod repair;
+mod spare;
+mod upload;
 mod walk;
 mod write;
 
 pub use adopt::{Adopted, Left, Life, Unreadable, left, pages_noted, unseal};
-pub use chunks::{Pin, Side, Upload};
 pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
+pub use join::Side;
 pub use observe::{Missing, Observer};
 pub use pages::Page;
+pub use pin::Pin;
+pub use upload::Upload;
 pub use walk::Walk;
 
 use lock::{Guard, Lock};
@@ -56,6 +63,12 @@ pub struct Options {
     pub seed: [u64; 2],
     /// What a thread does that has waited a while for another: yield the processor, or nothing.
     pub relax: fn(),
+    /// Takes the memory of some words back until they are touched again; then they read as zeroes, or as before. False:
+    /// that can't be done. Called by [`Worker::maintain`], a page at a time, with no lock held that a request waits for.
+    /// `None`: memory is never given back.
+    pub give_back: Option<fn(&[AtomicU64]) -> bool>,
+    /// Others than workers read the index, at any time (programs in the kernel): then its pages stay its own.
+    pub read_from_outside: bool,
 }
 
 /// The memory that a store is made of.
@@ -135,6 +148,8 @@ pub struct Store<'r> {
     classes: &'r [u32],
     evict: bool,
     relax: fn(),
+    give_back: Option<fn(&[AtomicU64]) -> bool>,
+    index_pages_return: bool,
     item_bytes_max: u64,
     inline_value_bytes_max: usize,
     record_words_max: u32,
@@ -145,6 +160,7 @@ pub struct Store<'r> {
     crawl: crawl::Crawl,
     sweep: crawl::Sweep,
     chunks: chunks::Chunks,
+    spare: spare::Spare,
     grow_lock: Lock,
     flush_lock: Lock,
     next_stamp: AtomicU64,
@@ -159,14 +175,23 @@ impl<'r> Store<'r> {
     /// Makes a store over memory that holds none yet.
     pub fn new(parts: Parts<'r>, options: &Options) -> Result<Store<'r>, Unusable> {
         let log2 = page_bytes_log2(options.limit_bytes);
-        let store = Store::assemble(parts, options, log2, options.seed)?;
-        store.pool.begin(store.pages, (options.limit_bytes >> log2) as u32);
-        store.write_header(log2);
-        store.make_index()?;
-        Ok(store)
+        // Looked at where it lies: a store is large for a stack to hold twice.
+        let mut made = Store::assemble(parts, options, log2, options.seed);
+        let begun = made.as_ref().map_or(Ok(()), |store| store.begin(options.limit_bytes, log2));
+        if let Err(unusable) = begun {
+            made = Err(unusable);
+        }
+        made
+    }
+
+    fn begin(&self, limit_bytes: u64, page_bytes_log2: u32) -> Result<(), Unusable> {
+        self.pool.begin(self.pages, (limit_bytes >> page_bytes_log2) as u32);
+        self.write_header(page_bytes_log2);
+        self.make_index()
     }
 
     /// The store's hands and settings, over memory that it has not looked at yet.
+    #[inline(never)]
     fn assemble(
         parts: Parts<'r>,
         options: &Options,
@@ -191,6 +216,8 @@ impl<'r> Store<'r> {
             classes: parts.classes,
             evict: options.evict,
             relax: options.relax,
+            give_back: options.give_back,
+            index_pages_return: !options.read_from_outside,
             item_bytes_max: options.item_bytes_max,
             inline_value_bytes_max: (page_bytes / 8).min(16 << 10),
             record_words_max: region.page_words() / 4,
@@ -201,6 +228,7 @@ impl<'r> Store<'r> {
             crawl: Default::default(),
             sweep: Default::default(),
             chunks: Default::default(),
+            spare: Default::default(),
             grow_lock: Lock::default(),
             flush_lock: Lock::default(),
             next_stamp: AtomicU64::new(1 << item::SEQUENCE_BITS),
@@ -234,6 +262,7 @@ impl<'r> Store<'r> {
     /// `index` must be below the number of workers, and used once.
     pub fn worker(&self, index: usize) -> Option<Worker<'_, 'r>> {
         let counts = self.workers.get(index)?;
+        self.enter_era(counts);
         Some(Worker {
             store: self,
             counts,
@@ -243,7 +272,6 @@ impl<'r> Store<'r> {
             tick_code: Access::tick_code(2),
             rested_s: 2,
             stored_since: false,
-            key_scratch: Default::default(),
             observer: None,
         })
     }
@@ -437,6 +465,12 @@ impl<'k> Key<'k> {
     #[inline]
     pub fn bytes(&self) -> &'k [u8] {
         self.bytes
+    }
+
+    /// For [`Worker::key_hashed`].
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 }
 
@@ -648,16 +682,6 @@ pub enum Deleted {
     Exists,
 }
 
-/// A key on its way from one place in the log to another.
-#[derive(Debug)]
-struct KeyScratch([u8; KEY_BYTES_MAX + bytes::SPARE_BYTES]);
-
-impl Default for KeyScratch {
-    fn default() -> KeyScratch {
-        KeyScratch([0; KEY_BYTES_MAX + bytes::SPARE_BYTES])
-    }
-}
-
 /// One thread's hands on the store. Not `Sync`.
 #[derive(Debug)]
 pub struct Worker<'s, 'r> {
@@ -671,7 +695,6 @@ pub struct Worker<'s, 'r> {
     /// When spans were last looked at, and whether anything was stored since.
     rested_s: u32,
     stored_since: bool,
-    key_scratch: KeyScratch,
     /// Whom evictions are told to.
     observer: Option<&'s dyn Observer>,
 }
@@ -693,6 +716,12 @@ impl<'s, 'r> Worker<'s, 'r> {
     #[inline]
     pub fn key<'k>(&self, bytes: &'k [u8]) -> Option<Key<'k>> {
         self.store.key(bytes)
+    }
+
+    /// A key that [`Worker::key`] has taken before, with the hash that it had then. With another hash, it is not found.
+    #[inline]
+    pub fn key_hashed<'k>(&self, bytes: &'k [u8], hash: u64) -> Key<'k> {
+        Key { bytes, hash }
     }
 
     /// The store that this worker works on.

@@ -86,20 +86,69 @@ impl Page {
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     lock: Lock,
-    /// Free pages that were in use once: a list through `next`.
-    free: AtomicU32,
+    /// Free pages that were in use once and still have their memory.
+    free: FreeList,
+    /// Free pages whose memory was given back.
+    given_back: FreeList,
     /// Pages from this one on were never used.
     fresh: AtomicU32,
     used: AtomicU32,
     limit: AtomicU32,
-    /// What the limit is on its way down to. Every second page that is given back brings it nearer, so that
-    /// requests go on meanwhile and none pays for all of it.
+    /// What the limit is on its way down to. Every second page that is given back brings it nearer, every one when
+    /// there are some to spare, so that requests go on meanwhile and none pays for all of it.
     target: AtomicU32,
     given: AtomicU32,
 }
 
+/// A list of free pages through `next`. Changes under the pool's lock.
+#[derive(Debug, Default)]
+struct FreeList {
+    first: AtomicU32,
+    pages: AtomicU32,
+    /// The fewest that were in it since this was last asked for.
+    least: AtomicU32,
+}
+
+impl FreeList {
+    fn pages(&self) -> u32 {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, number: u32, page: &Page) {
+        page.next.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.first.store(number, Ordering::Relaxed);
+        self.pages.store(self.pages() + 1, Ordering::Relaxed);
+    }
+
+    fn pop<'p>(&self, pages: &'p [Page]) -> Option<(u32, &'p Page)> {
+        let number = self.first.load(Ordering::Relaxed);
+        let page = pages.get(number as usize).filter(|_| number != NONE)?;
+        self.first.store(page.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.pages.store(self.pages().saturating_sub(1), Ordering::Relaxed);
+        self.least.store(self.least.load(Ordering::Relaxed).min(self.pages()), Ordering::Relaxed);
+        Some((number, page))
+    }
+
+    fn take_least(&self) -> u32 {
+        let least = self.least.load(Ordering::Relaxed);
+        self.least.store(self.pages(), Ordering::Relaxed);
+        least
+    }
+}
+
+/// A free page that nobody can take while its memory is given back.
+#[derive(Debug)]
+pub(crate) struct Withdrawn {
+    pub(crate) number: u32,
+    /// It was withdrawn from what the limit allows: it counts as used meanwhile.
+    counted: bool,
+}
+
 /// Pages that only moving records and the index may take, so that evicting can always begin.
 pub(crate) const RESERVE: u32 = 1;
+
+/// Free pages that a limit on its way down leaves to those who store meanwhile.
+const SLACK: u32 = 4;
 
 impl Pool {
     /// Begins with page 0 in use, as the header.
@@ -123,15 +172,11 @@ impl Pool {
                 last = number;
             }
         }
-        let mut free = NONE;
         for number in (1..last).rev() {
-            let Some(page) = pages.get(number as usize) else { continue };
-            if page.used_for() == Use::Free {
-                page.next.store(free, Ordering::Relaxed);
-                free = number;
+            if let Some(page) = pages.get(number as usize).filter(|page| page.used_for() == Use::Free) {
+                self.free.push(number, page);
             }
         }
-        self.free.store(free, Ordering::Relaxed);
         self.fresh.store(last + 1, Ordering::Relaxed);
         self.used.store(used, Ordering::Relaxed);
         self.limit.store(limit.max(used + RESERVE), Ordering::Relaxed);
@@ -174,16 +219,14 @@ impl Pool {
         if self.free() <= keep {
             return None;
         }
-        let number = self.free.load(Ordering::Relaxed);
-        let (number, page) = if number == NONE {
-            let number = self.fresh.load(Ordering::Relaxed);
-            let page = pages.get(number as usize)?;
-            self.fresh.store(number + 1, Ordering::Relaxed);
-            (number, page)
-        } else {
-            let page = pages.get(number as usize)?;
-            self.free.store(page.next.load(Ordering::Relaxed), Ordering::Relaxed);
-            (number, page)
+        let (number, page) = match self.free.pop(pages).or_else(|| self.given_back.pop(pages)) {
+            Some(found) => found,
+            None => {
+                let number = self.fresh.load(Ordering::Relaxed);
+                let page = pages.get(number as usize)?;
+                self.fresh.store(number + 1, Ordering::Relaxed);
+                (number, page)
+            }
         };
         self.used.store(self.used() + 1, Ordering::Relaxed);
         for field in
@@ -191,7 +234,8 @@ impl Pool {
         {
             field.store(0, Ordering::Relaxed);
         }
-        page.used_for.store(used_for as u32, Ordering::Relaxed);
+        // After the fields above: see `free_empty`.
+        page.used_for.store(used_for as u32, Ordering::Release);
         Some(number)
     }
 
@@ -200,13 +244,46 @@ impl Pool {
         let Some(page) = pages.get(number as usize) else { return };
         let _guard = self.lock.lock(relax);
         page.used_for.store(Use::Free as u32, Ordering::Relaxed);
-        page.next.store(self.free.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.free.store(number, Ordering::Relaxed);
+        self.free.push(number, page);
         self.used.store(self.used().saturating_sub(1), Ordering::Relaxed);
         let given = self.given.load(Ordering::Relaxed).wrapping_add(1);
         self.given.store(given, Ordering::Relaxed);
-        if self.is_over() && given.is_multiple_of(2) {
-            self.limit.store(self.limit() - 1, Ordering::Relaxed);
+        if self.is_over() {
+            let nearer = self.limit().saturating_sub(u32::from(given.is_multiple_of(2)));
+            self.limit.store(nearer.min(self.used() + SLACK).max(self.target()), Ordering::Relaxed);
+        }
+    }
+
+    /// The fewest free pages with memory that there were at any time since this was last asked.
+    pub(crate) fn take_least_free(&self, relax: fn()) -> u32 {
+        let _guard = self.lock.lock(relax);
+        self.free.take_least()
+    }
+
+    /// Takes out a free page that has memory: one that the limit leaves no use for, or, if `idle`, any that can be done
+    /// without.
+    pub(crate) fn withdraw(&self, pages: &[Page], idle: bool, relax: fn()) -> Option<Withdrawn> {
+        let _guard = self.lock.lock(relax);
+        let counted = self.free.pages() <= self.free();
+        if counted && (!idle || self.free() <= 2 * RESERVE + 1) {
+            return None;
+        }
+        let (number, _) = self.free.pop(pages)?;
+        if counted {
+            self.used.store(self.used() + 1, Ordering::Relaxed);
+        }
+        Some(Withdrawn { number, counted })
+    }
+
+    /// The page may be taken again, with its memory or without.
+    pub(crate) fn restore(&self, pages: &[Page], withdrawn: Withdrawn, given_back: bool, relax: fn()) {
+        let _guard = self.lock.lock(relax);
+        let list = if given_back { &self.given_back } else { &self.free };
+        if let Some(page) = pages.get(withdrawn.number as usize) {
+            list.push(withdrawn.number, page);
+        }
+        if withdrawn.counted {
+            self.used.store(self.used().saturating_sub(1), Ordering::Relaxed);
         }
     }
 }

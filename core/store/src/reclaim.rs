@@ -10,13 +10,13 @@
 use crate::classes::Event;
 use crate::counts::Count;
 use crate::lock::Lock;
-use crate::log::{Body, Lane, Need};
+use crate::log::{Body, Lane, Need, Staged};
 use crate::pages::{NONE, Page, RESERVE, Use};
 use crate::read::Place;
 use crate::{Refused, Store, Worker};
 use unbuckle_layout::access::Access;
 use unbuckle_layout::item::{self, Head};
-use unbuckle_layout::sync::{AtomicU32, Ordering};
+use unbuckle_layout::sync::{AtomicU32, Ordering, fence};
 use unbuckle_layout::{bytes, index};
 
 /// Uses that let an item move from the small queue to main. (The paper asks for two; one costs more moves, and fewer
@@ -266,6 +266,30 @@ impl<'s, 'r> Worker<'s, 'r> {
         Step::Freed
     }
 
+    /// Frees a page of the log in which nothing is linked any more, unless it is still being filled or emptied: what has
+    /// died of itself need not wait for eviction.
+    pub(crate) fn free_empty(&mut self, number: u32, page: &Page) {
+        let store = self.store;
+        let Some(_reclaiming) = store.reclaim.lock.try_lock() else { return };
+        let lane = store.lane_of(store.page_start(number));
+        let held = store.queues[lane as usize].hold(store.pages, store.relax);
+        let is_log = page.is_log();
+        // A page that was taken a moment ago, and is not in the queue yet, has no neighbour; whoever sees its use sees that.
+        fence(Ordering::Acquire);
+        let empty = is_log
+            && page.next.load(Ordering::Relaxed) != NONE
+            && lane == store.lane_of(store.page_start(number))
+            && store.reclaim.page.load(Ordering::Relaxed) != number
+            && page.open_spans.load(Ordering::Acquire) == 0
+            && page.live_words.load(Ordering::Acquire) == 0;
+        if empty {
+            held.remove(number);
+            drop(held);
+            store.note_page(number, Use::Free);
+            store.pool.give(store.pages, number, store.relax);
+        }
+    }
+
     /// Evicts or moves the record at `offset`.
     fn decide(&mut self, page: &Page, offset: u64) -> Fate {
         let store = self.store;
@@ -328,6 +352,21 @@ impl<'s, 'r> Worker<'s, 'r> {
         Fate::Gone(words)
     }
 
+    /// A copy of the record, whatever it is worth: whoever calls validates it. With its key, it needs more stack than all
+    /// the rest of moving.
+    #[inline(never)]
+    fn stage_copy(&mut self, offset: u64, head: &Head, lane: Lane) -> Option<Staged> {
+        let mut key = [0; unbuckle_layout::KEY_BYTES_MAX + bytes::SPARE_BYTES];
+        let words = self.store.region.rest_of_page(offset);
+        let key_len = usize::from(head.key_len);
+        if !bytes::copy_out(words, head.key_start(), key_len, &mut key) || !item::plausible(head) {
+            return None;
+        }
+        let kept = Some((offset, head.value_len as usize, head.value_start()));
+        let body = Body { key: key.get(..key_len).unwrap_or(&[]), before: &[], kept, after: &[] };
+        self.stage(lane, *head, &body, Need::Move).ok()
+    }
+
     /// Copies the record to the young end of `lane`, first without the lock, then checks that it is still the same.
     fn move_record(&mut self, hash: u64, offset: u64, lane: Lane, access: Access) -> Fate {
         let store = self.store;
@@ -336,22 +375,7 @@ impl<'s, 'r> Worker<'s, 'r> {
         let state = line.begin_read();
         let identity = store.identity(offset);
         let head = Head::decode(store.region.head(offset));
-        let mut key = core::mem::take(&mut self.key_scratch);
-        let key_len = usize::from(head.key_len);
-        let copied =
-            bytes::copy_out(store.region.rest_of_page(offset), head.key_start(), key_len, &mut key.0);
-        let body = Body {
-            key: key.0.get(..key_len).unwrap_or(&[]),
-            before: &[],
-            kept: Some((offset, head.value_len as usize, head.value_start())),
-            after: &[],
-        };
-        let staged = if copied && item::plausible(&head) {
-            self.stage(lane, head, &body, Need::Move).ok()
-        } else {
-            None
-        };
-        self.key_scratch = key;
+        let staged = self.stage_copy(offset, &head, lane);
         let Some(staged) = staged else {
             return if item::is_dead(store.region.load(offset)) { Fate::Gone(0) } else { Fate::NoRoom };
         };

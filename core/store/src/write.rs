@@ -64,6 +64,13 @@ pub(crate) enum Committed {
     Changed,
 }
 
+impl<'r> Store<'r> {
+    #[inline(always)]
+    fn read_at(&self, place: &Place<'r>, state: State) -> Read<'r> {
+        Read { place: *place, state, words: self.identity(place.offset) }
+    }
+}
+
 impl<'s, 'r> Worker<'s, 'r> {
     /// Stores an item of at most [`Worker::inline_value_bytes_max`] bytes, if `condition` holds.
     pub fn set(
@@ -126,11 +133,25 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     /// Links a staged record under its key, if what is expected holds.
+    #[inline]
     pub(crate) fn commit(
+        &mut self,
+        key: &Key<'_>,
+        staged: Staged,
+        expect: Expect,
+    ) -> Result<Committed, Refused> {
+        self.commit_after(key, staged, expect, |_| ())
+    }
+
+    /// The same. `prepare` is what has to be done before, once it is certain that the record takes the place of
+    /// another; the stripe is locked then.
+    #[inline]
+    pub(crate) fn commit_after(
         &mut self,
         key: &Key<'_>,
         mut staged: Staged,
         expect: Expect,
+        prepare: impl FnOnce(&mut Self),
     ) -> Result<Committed, Refused> {
         let store = self.store;
         let epoch = store.epoch(self.now_s);
@@ -167,6 +188,7 @@ impl<'s, 'r> Worker<'s, 'r> {
                     Expect::Wire(_) => Some(Access(place.line.mark(place.slot)).stored_over()),
                     Expect::Same { .. } => None,
                 };
+                prepare(self);
                 self.note_replaced(place.offset, &place.head, &staged, dead.is_some());
                 self.replace(place, &staged, access);
             }
@@ -295,26 +317,34 @@ impl<'s, 'r> Worker<'s, 'r> {
         /// Tries before the stripe's lock is taken to find the item.
         const TRIES: usize = 64;
         let epoch = self.store.epoch(self.now_s);
-        let read = |place: &Place<'r>, state| Read {
-            place: *place,
-            state,
-            words: self.store.identity(place.offset),
-        };
         for _ in 0..TRIES {
-            match self.store.try_read(key, epoch, |_, place, state| read(place, state)) {
+            match self.store.try_read(key, epoch, |_, place, state| self.store.read_at(place, state)) {
                 Try::Hit(read) => return Some(read),
                 Try::Miss(Miss::Absent) => return None,
                 Try::Miss(_) => {
-                    // Buries it, and counts it, as a get would.
-                    self.get(key, crate::Mark::None, |_| ());
+                    self.bury_unfound(key);
                     return None;
                 }
                 Try::Torn => (self.store.relax)(),
             }
         }
+        self.read_locked(key)
+    }
+
+    /// Buries a dead item, and counts it, as a get would.
+    #[cold]
+    #[inline(never)]
+    fn bury_unfound(&mut self, key: &Key<'_>) {
+        self.get(key, crate::Mark::None, |_| ());
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_locked(&self, key: &Key<'_>) -> Option<Read<'r>> {
         let _guard = self.store.lock_stripe(key.hash);
         let place = self.store.find_locked(key)?;
-        epoch.judge(&place.head).is_none().then(|| read(&place, place.line.state()))
+        let live = self.store.epoch(self.now_s).judge(&place.head).is_none();
+        live.then(|| self.store.read_at(&place, place.line.state()))
     }
 
     fn rewrite_once(

@@ -11,13 +11,13 @@ use unbuckle_store as crate_under_test;
 #[path = "support/described.rs"]
 mod described;
 
-use described::{key, read, set, version_of};
+use described::{grown, key, read, set, set_value, version_of};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use support::{Random, copied, options, store_and_words, with_adopted};
 use unbuckle_layout::sync::{AtomicU64, on_store};
-use unbuckle_store::{Expiry, Mark, Options, Rewrite, RewriteCas, Store, Worker};
+use unbuckle_store::{Expiry, Mark, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
 
 type Contents = HashMap<u64, u64>;
 
@@ -240,6 +240,45 @@ fn large_values() {
     });
     println!("{seen:?}");
     assert!(seen.crashes > 500);
+}
+
+/// Appending goes on behind the end of a chain that is there.
+#[test]
+fn appends_to_large_values() {
+    const KEYS: u64 = 6;
+    let simulation = Simulation::new(4 << 20, KEYS, 211);
+    let mut random = Random(4);
+    let mut lens = [0; KEYS as usize];
+    let seen = simulation.run(200, |worker, _| {
+        let number = random.below(KEYS);
+        let len = &mut lens[number as usize];
+        let more = random.below(9000) as usize;
+        if !(1..100_000).contains(len) {
+            *len = 20_000 + more;
+            set_value(worker, number, &grown(number, *len), 0).unwrap();
+            return None;
+        }
+        let added = &grown(number, *len + more)[*len..];
+        *len += more;
+        let name = key(number);
+        let name = worker.key(&name).unwrap();
+        let appended = worker.rewrite(&name, &mut added.to_vec(), |_, added| {
+            Ok::<_, ()>(Rewrite {
+                before: &[],
+                keep: true,
+                after: added,
+                expiry: None,
+                flags: None,
+                cas: RewriteCas::Next,
+                stale: false,
+                win_token_sent: false,
+            })
+        });
+        assert!(matches!(appended, Rewritten::Done { .. }), "{appended:?}");
+        None
+    });
+    println!("{seen:?}");
+    assert!(seen.crashes > 500 && seen.dropped == 0, "nothing was ever in between");
 }
 
 /// What was flushed does not come back.

@@ -4,7 +4,9 @@ mod support;
 use unbuckle_store as crate_under_test;
 
 use support::{options, store};
-use unbuckle_store::{Condition, NewItem, Refused, Stored, Worker};
+use unbuckle_store::{
+    Condition, Mark, NewItem, Pin, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored, Worker,
+};
 
 fn write(worker: &mut Worker<'_, '_>, key: &[u8], len: usize) -> Result<Stored, Refused> {
     let key = worker.key(key).unwrap();
@@ -40,4 +42,76 @@ fn there_is_room_for_every_new_one() {
         len += 2048;
     }
     assert!(refused.is_empty(), "{refused:?}, {:?}", store.gauges());
+}
+
+/// Reads all of a large value.
+fn read(worker: &mut Worker<'_, '_>, key: &[u8]) -> Option<Vec<u8>> {
+    let key = worker.key(key).unwrap();
+    let (mut pin, ()) = worker.pin(&key, Mark::Used, |_| ())?;
+    let value = read_pinned(worker, &mut pin);
+    worker.unpin(pin);
+    Some(value)
+}
+
+fn read_pinned(worker: &Worker<'_, '_>, pin: &mut Pin) -> Vec<u8> {
+    let mut value = vec![0; pin.value_len() as usize];
+    let read = worker.read_pinned(pin, 0, &mut value);
+    assert_eq!(read, value.len());
+    value
+}
+
+fn append(worker: &mut Worker<'_, '_>, key: &[u8], added: &[u8]) {
+    let key = worker.key(key).unwrap();
+    let outcome = if added.len() <= worker.inline_value_bytes_max() {
+        worker.rewrite(&key, &mut added.to_vec(), |_, added| {
+            Ok::<_, ()>(Rewrite {
+                before: &[],
+                keep: true,
+                after: added,
+                expiry: None,
+                flags: None,
+                cas: RewriteCas::Next,
+                stale: false,
+                win_token_sent: false,
+            })
+        })
+    } else {
+        let mut upload = worker.begin_upload(key.bytes().len(), added.len() as u64).unwrap();
+        worker.upload(&mut upload, added).unwrap();
+        worker.finish_join(upload, &key, Side::After, None, |_| true)
+    };
+    assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
+}
+
+/// What is appended takes memory for itself alone, whoever reads the value meanwhile sees what it was, and in the end all
+/// of it comes back.
+#[test]
+fn an_append_copies_no_more_than_it_brings() {
+    let store = store(&options(8 << 20), 1);
+    let mut worker = store.worker(0).unwrap();
+    let mut expected = vec![b'x'; 900 << 10];
+    write(&mut worker, b"key", expected.len()).unwrap();
+    let free = store.gauges().pages_free;
+    let name = worker.key(b"key").unwrap();
+    let (mut pin, ()) = worker.pin(&name, Mark::Used, |_| ()).unwrap();
+    let before = expected.clone();
+    let pinned_bytes = store.gauges().pinned_bytes;
+    assert!(pinned_bytes >= before.len() as u64);
+    for (round, len) in [0, 1, 7, 8, 9, 4072, 4080, 4081, 9000, 16_000, 30_000, 5].into_iter().enumerate() {
+        let added = vec![b'a' + round as u8; len];
+        append(&mut worker, b"key", &added);
+        expected.extend_from_slice(&added);
+        assert!(read(&mut worker, b"key").unwrap() == expected, "round {round}");
+        assert!(read_pinned(&worker, &mut pin) == before, "round {round}: another value than was pinned");
+    }
+    let gauges = store.gauges();
+    assert!(free - gauges.pages_free <= 4, "{free} pages free before, {} after", gauges.pages_free);
+    assert!(gauges.pinned_bytes >= expected.len() as u64, "all of the chain is held: {gauges:?}");
+    worker.delete(&worker.key(b"key").unwrap(), None);
+    assert!(read_pinned(&worker, &mut pin) == before, "it is pinned");
+    worker.unpin(pin);
+    while worker.maintain() {}
+    let gauges = store.gauges();
+    assert_eq!((gauges.items, gauges.pinned_bytes), (0, 0));
+    assert!(gauges.pages_free + 4 >= gauges.pages_total, "{gauges:?}");
 }

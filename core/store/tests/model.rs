@@ -4,9 +4,9 @@ mod support;
 use unbuckle_store as crate_under_test;
 
 use std::collections::HashMap;
-use support::{Random, options, store};
+use support::{Random, options, options_giving_back, store};
 use unbuckle_store::{
-    Condition, Deleted, Expiry, Mark, NewItem, Rewrite, RewriteCas, Rewritten, Stored, Worker,
+    Condition, Deleted, Expiry, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Stored, Worker,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +72,21 @@ fn write(
 }
 
 fn run(limit_bytes: u64, keys: u64, value_bytes_max: u64, operations: u32, seed: u64, may_forget: bool) {
-    let store = store(&options(limit_bytes), 1);
+    let limits = [limit_bytes];
+    run_with(&options(limit_bytes), &limits, keys, value_bytes_max, operations, seed, may_forget);
+}
+
+/// As [`run`], with a limit that moves about between `limits`.
+fn run_with(
+    options: &Options,
+    limits: &[u64],
+    keys: u64,
+    value_bytes_max: u64,
+    operations: u32,
+    seed: u64,
+    may_forget: bool,
+) {
+    let store = store(options, 1);
     let mut worker = store.worker(0).unwrap();
     let mut random = Random(seed);
     let mut model: HashMap<Vec<u8>, Kept> = HashMap::new();
@@ -83,6 +97,9 @@ fn run(limit_bytes: u64, keys: u64, value_bytes_max: u64, operations: u32, seed:
             now += random.below(4) as u32;
         }
         worker.now_set(now);
+        if random.below(2000) == 0 {
+            store.limit_bytes_set(limits[random.below(limits.len() as u64) as usize]).unwrap();
+        }
         let number = random.below(keys);
         let mut key = number.to_string().into_bytes();
         key.resize(1 + (number * 7 % 250) as usize, b'k');
@@ -269,6 +286,16 @@ fn evicting_small_values() {
 fn evicting_all_sizes() {
     for seed in 6..9 {
         run(4 << 20, 3000, 100_000, 40_000, seed, true);
+    }
+}
+
+#[test]
+fn evicting_under_a_limit_that_moves() {
+    const MIB: u64 = 1 << 20;
+    for seed in 9..12 {
+        let options = options_giving_back(6 * MIB);
+        run_with(&options, &[6 * MIB, 3 * MIB, 2 * MIB], 3000, 60_000, 40_000, seed, true);
+        run_with(&options, &[6 * MIB, 4 * MIB, MIB], 60_000, 60, 100_000, seed, true);
     }
 }
 

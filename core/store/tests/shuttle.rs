@@ -9,17 +9,21 @@ mod support;
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
-use support::{options, store};
+use support::{options, options_giving_back, store};
 use unbuckle_store as crate_under_test;
 use unbuckle_store::{Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
 
 const SCHEDULES: usize = 40;
 
 fn run(body: impl Fn() + Send + Sync + 'static) {
+    run_schedules(SCHEDULES, body);
+}
+
+fn run_schedules(schedules: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut config = shuttle::Config::new();
     config.max_steps = shuttle::MaxSteps::None;
     config.stack_size = 0x20_0000;
-    let scheduler = shuttle::scheduler::RandomScheduler::new(SCHEDULES);
+    let scheduler = shuttle::scheduler::RandomScheduler::new(schedules);
     shuttle::Runner::new(scheduler, config).run(body);
 }
 
@@ -169,6 +173,57 @@ fn eviction_and_expiry_beside_readers() {
             }
         }
         evicting.join().unwrap();
+        assert_eq!(store.counts().corrupt, 0);
+    });
+}
+
+/// Three pages of the index and back to one, twice: the third goes to the pool, becomes items, is zeroed. Readers look at
+/// it all the while, and pass by now and then.
+#[test]
+fn an_index_page_that_is_given_back_hides_nothing() {
+    const KEYS: u64 = 12;
+    run_schedules(4, || {
+        let options = Options { relax: thread::yield_now, ..options_giving_back(1 << 20) };
+        let store: &'static Store<'static> = store(&options, 3);
+        let mut worker = store.worker(0).unwrap();
+        for i in 0..KEYS {
+            write(&mut worker, &i.to_le_bytes(), i, 16);
+        }
+        let grow = |worker: &mut Worker<'_, '_>| {
+            while store.gauges().index_lines <= 2 * 1024 {
+                worker.grow_for_test();
+            }
+        };
+        grow(&mut worker);
+        let readers: Vec<_> = (1..3)
+            .map(|number| {
+                thread::spawn(move || {
+                    let mut worker = store.worker(number).unwrap();
+                    for round in 0..40u64 {
+                        for i in 0..KEYS {
+                            assert_eq!(
+                                read(&mut worker, &i.to_le_bytes()),
+                                Some(i),
+                                "a present key was missed"
+                            );
+                        }
+                        if round % 4 == 0 {
+                            worker.maintain();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for round in 0..2u64 {
+            for _ in 0..1200 {
+                worker.maintain();
+            }
+            for i in 0..20u64 {
+                write(&mut worker, &(100 + i).to_le_bytes(), round, 7000);
+            }
+            grow(&mut worker);
+        }
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
         assert_eq!(store.counts().corrupt, 0);
     });
 }

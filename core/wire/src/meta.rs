@@ -113,6 +113,19 @@ impl<'a> Flags<'a> {
         Some(Self { text, letters: Letters(letters) })
     }
 
+    /// As [`Flags::plain`] found them before, in the same text.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seen(text: &'a [u8], letters: Letters) -> Self {
+        Self { text, letters }
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn letters(&self) -> Letters {
+        self.letters
+    }
+
     #[inline(always)]
     #[must_use]
     pub const fn has(&self, letter: u8) -> bool {

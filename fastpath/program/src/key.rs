@@ -63,7 +63,8 @@ pub(crate) struct Token {
 
 /// The token at `cursor`, of at most `8 * words_max` bytes. Behind the request's last byte, a newline, nothing is read.
 #[inline(always)]
-pub(crate) fn token(frame: Bytes, cursor: u64, words_max: u64) -> Option<Token> {
+pub(crate) fn token(scratch: &mut Scratch, cursor: u64, words_max: u64) -> Option<Token> {
+    let frame = scratch.frame.bytes();
     let mut at = cursor;
     let mut spaces = 0;
     while frame.load1(at) == u64::from(b' ') {
@@ -84,6 +85,7 @@ pub(crate) fn token(frame: Bytes, cursor: u64, words_max: u64) -> Option<Token> 
             return None;
         }
     };
+    let len = scratch.forget(len);
     let last = frame.load1(at + len) == u64::from(b'\n');
     let after = at + len + 1;
     // A line may end in `\r\n`; anywhere else `\r` is a byte like others.
@@ -110,8 +112,7 @@ pub(crate) fn answer_key(command: u64) -> u64 {
 
 #[inline(always)]
 fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
-    let frame = scratch.frame.bytes();
-    let Some(token) = token(frame, scratch.cursor, KEY_WORDS_MAX + 1) else { return Err(Reason::Command) };
+    let Some(token) = token(scratch, scratch.cursor, KEY_WORDS_MAX + 1) else { return Err(Reason::Command) };
     if token.last && token.after != scratch.end {
         return Err(Reason::Command); // another command follows
     }

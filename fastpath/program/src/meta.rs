@@ -38,7 +38,7 @@ pub(crate) fn read_flags() -> Result<(), Reason> {
 extern "C" fn unbuckle_flag(cursor: u64) -> u64 {
     let Some(scratch) = Scratch::current() else { return 0 };
     let frame = scratch.frame.bytes();
-    let Some(flag) = token(frame, cursor, FLAG_WORDS_MAX) else { return 0 };
+    let Some(flag) = token(scratch, cursor, FLAG_WORDS_MAX) else { return 0 };
     let letter = if flag.len == 0 { 0 } else { frame.load1(flag.at) };
     letter | flag.len << 8 | flag.at << 16 | flag.after << 32 | u64::from(flag.last) << 48
 }

@@ -6,7 +6,7 @@ use crate::packet::Packet;
 use crate::reply::{checksum, fold};
 use crate::scratch::{Bytes, PAYLOAD, Scratch};
 use crate::serve::Pass;
-use crate::verifier::is_zero;
+use crate::verifier::{self, is_zero};
 use unbuckle_fastpath_abi::{
     Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, PORTS_MAX, RANGES_MAX, Reason, local,
 };
@@ -148,12 +148,8 @@ pub(crate) fn copy<P: Packet>(packet: P, family: Family, frame: Bytes) -> Result
     if len < family.headers() + FRAME_BYTES + TEXT_BYTES_MIN || len > most {
         return Err(Reason::Size);
     }
-    let bounded = crate::verifier::opaque(len) & 0x7ff;
-    if bounded == 0 {
-        return Err(Reason::Size);
-    }
     // SAFETY: from any constant position below 64 on, the buffer has 2,048 bytes.
-    if unsafe { packet.load(frame.from(family.ethernet_at()), bounded as u32) } {
+    if unsafe { packet.load(frame.from(family.ethernet_at()), verifier::length(len) as u32) } {
         Ok(len)
     } else {
         Err(Reason::Internal)

@@ -9,6 +9,7 @@
 
 use crate::SCRATCH;
 use crate::verifier::{self, opaque};
+use core::ptr::{read_volatile, write_volatile};
 
 /// Where the payload begins in either buffer.
 pub(crate) const PAYLOAD: u64 = 64;
@@ -35,6 +36,8 @@ pub(crate) struct Scratch {
     pub(crate) marks: [u64; MARKS],
     /// For fences.
     pub(crate) fence: u64,
+    /// For [`Scratch::forget`].
+    forgotten: u64,
     /// Where the next key, or flag, begins in `frame`.
     pub(crate) cursor: u64,
     /// Behind the request's last byte in `frame`.
@@ -67,6 +70,18 @@ impl Scratch {
         // SAFETY: the map's element is a Scratch, valid for every bit pattern; nothing else runs on this processor that
         // uses it before the program ends. Steps get it anew, and their caller uses nothing borrowed across the call.
         Some(unsafe { &mut *scratch })
+    }
+
+    /// The same number, of which the verifier knows nothing any more. A loop whose turns leave different numbers behind would
+    /// have it walk all that follows once for each: kernels before 6.3 compare every number that they know.
+    #[inline(always)]
+    pub(crate) fn forget(&mut self, number: u64) -> u64 {
+        let place = &raw mut self.forgotten;
+        // SAFETY: a field of ours, borrowed for writing.
+        unsafe {
+            write_volatile(place, number);
+            read_volatile(place)
+        }
     }
 }
 

@@ -91,9 +91,8 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
     if !packet.resize(len, new_len) {
         return Err(Pass::from(Reason::Resize));
     }
-    let bounded = verifier::opaque(new_len) & 0x7ff;
     // SAFETY: from any constant position below 64 on, the buffer has 2,048 bytes.
-    if bounded == 0 || !unsafe { packet.store(reply.from(family.ethernet_at()), bounded as u32) } {
+    if !unsafe { packet.store(reply.from(family.ethernet_at()), verifier::length(new_len) as u32) } {
         // Cannot happen (see `Packet::resize`); what was there is still there.
         packet.resize(new_len, len);
         return Err(Pass::from(Reason::Internal));

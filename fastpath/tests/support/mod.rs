@@ -74,6 +74,7 @@ pub fn now_ns() -> u64 {
 /// Everything that a packet can meet: programs, store, engine. Leaked, as a server's is.
 pub struct Rig {
     pub loader: Loader,
+    pub store: &'static Store<'static>,
     pub engine: Engine<'static, 'static>,
     pub session: Session,
     pub second_zero_ns: u64,
@@ -104,6 +105,8 @@ pub fn make_store(words: &'static [AtomicU64], limit_bytes: u64) -> &'static Sto
         evict: true,
         seed: SEED,
         relax: std::thread::yield_now,
+        give_back: None,
+        read_from_outside: true,
     };
     Box::leak(Box::new(Store::new(parts, &options).expect("a usable store")))
 }
@@ -147,7 +150,8 @@ impl Rig {
         let coverage = loader.configure(&settings, now_ns()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(coverage, Default::default());
         let session = Session::default();
-        let mut rig = Rig { loader, engine, session, second_zero_ns, words, cas, limit_bytes, settings };
+        let mut rig =
+            Rig { loader, store, engine, session, second_zero_ns, words, cas, limit_bytes, settings };
         rig.follow_clock();
         rig
     }

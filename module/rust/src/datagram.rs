@@ -3,9 +3,10 @@
 //! A message is cut as protocol.txt has it: one datagram when it fits 1,400 bytes with its frame header, else datagrams
 //! numbered from 0 with their true total. Same bytes as the server sends, but that a reply has to fit the arena.
 
+use crate::admin;
 use crate::door::{Core, Post};
-use crate::{admin, policy};
-use unbuckle_engine::{Next, Output, Session};
+use unbuckle_engine::udp_policy::{Verdict, judge};
+use unbuckle_engine::{Next, Output};
 use unbuckle_wire::udp::{FRAME_BYTES, Frame};
 
 /// Payload of a datagram, frame header included: what passes any network unbroken.
@@ -49,13 +50,16 @@ pub(crate) fn serve(
     }
     let allowed = core.settings.udp_allowed();
     let [seed, _] = core.settings.seed;
-    let judged = policy::judge(allowed, post.sources, seed, source, datagram.len(), now_s);
-    let Some(mut allowance) = judged else { return Answered::TooOften };
-    let mut session = Session::default();
+    let source = u128::from_be_bytes(*source);
+    let mut allowance = match judge(allowed, post.sources, seed, source, datagram.len(), now_s) {
+        Verdict::Unlimited => usize::MAX,
+        Verdict::Limited { reply_bytes_max } => reply_bytes_max,
+        Verdict::Drop => return Answered::TooOften,
+    };
     let mut rest = payload;
     let mut answered = Answered::Served;
     while !rest.is_empty() {
-        let message = serve_one(core, post, &mut session, &mut rest, now_s);
+        let message = serve_one(core, post, &mut rest, now_s);
         let (len, last) = match message {
             Message::Whole(len) => (len, false),
             Message::Last(len) => (len, true),
@@ -77,15 +81,15 @@ pub(crate) fn serve(
             break;
         }
     }
-    post.engine.end(&mut session);
+    post.engine.end(post.session);
     answered
 }
 
 /// Serves one command; its reply is at the front of the arena.
-fn serve_one(core: &Core, post: &mut Post, session: &mut Session, rest: &mut &[u8], now_s: u32) -> Message {
+fn serve_one(core: &Core, post: &mut Post, rest: &mut &[u8], now_s: u32) -> Message {
     post.engine.now_set(core.now_s(now_s), core.settings.made_unix_s);
     let mut output = Output { bytes: &mut *post.arena, filled: 0 };
-    let served = post.engine.serve(session, rest, &mut output, 1);
+    let served = post.engine.serve(post.session, rest, &mut output, 1);
     let line = rest.get(served.consumed..).unwrap_or_default();
     *rest = line;
     match served.next {

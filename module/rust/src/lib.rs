@@ -6,8 +6,7 @@
 //!
 //! - `abi.rs` the C interface; `memory.rs` the one block that everything but the region lies in; `panic.rs` why there is
 //!   no panic
-//! - `door.rs` what all engines share; `stream.rs` one connection's turn; `datagram.rs` one datagram and its replies;
-//!   `policy.rs` who gets how many
+//! - `door.rs` what all engines share; `stream.rs` one connection's turn; `datagram.rs` one datagram and its replies
 //! - `admin/` statistics and settings over the protocol
 //!
 //! Nothing here allocates, waits, or knows a clock. There is no `alloc` crate in the build.
@@ -24,7 +23,6 @@ mod door;
 mod memory;
 #[cfg(not(test))]
 mod panic;
-mod policy;
 mod stream;
 #[cfg(test)]
 mod tests;

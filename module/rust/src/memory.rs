@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// Cuts a block into slices; without a block, only counts.
@@ -70,6 +71,8 @@ pub(crate) struct Reserved<T> {
 
 impl<T: 'static> Reserved<T> {
     /// The values, made one after another in their place; `None` as soon as one can't be made.
+    // Always inlined, so that they are made in their place indeed, and not on the stack.
+    #[inline(always)]
     pub(crate) fn try_fill(self, mut make: impl FnMut(usize) -> Option<T>) -> Option<&'static mut [T]> {
         for index in 0..self.count {
             // SAFETY: the place has room for `count` (Invariants).
@@ -80,15 +83,35 @@ impl<T: 'static> Reserved<T> {
         Some(unsafe { core::slice::from_raw_parts_mut(self.place.as_ptr(), self.count) })
     }
 
+    /// As [`Reserved::try_fill`], for what is too large to be made anywhere else than in its place.
+    pub(crate) fn try_fill_places(
+        self,
+        mut make: impl for<'p> FnMut(usize, &'p mut MaybeUninit<T>) -> Option<&'p mut T>,
+    ) -> Option<&'static mut [T]> {
+        for index in 0..self.count {
+            // SAFETY: the place has room for `count` (Invariants).
+            let place = unsafe { self.place.add(index) };
+            // SAFETY: likewise, and nobody else has it.
+            let made = make(index, unsafe { place.cast().as_mut() })?;
+            if !core::ptr::eq(made, place.as_ptr()) {
+                return None;
+            }
+        }
+        // SAFETY: each of them was seen behind a reference above. For how long, see `try_fill`.
+        Some(unsafe { core::slice::from_raw_parts_mut(self.place.as_ptr(), self.count) })
+    }
+
     /// As [`Reserved::try_fill`], with what can always be made.
+    #[inline(always)]
     pub(crate) fn fill(self, mut make: impl FnMut(usize) -> T) -> &'static mut [T] {
         self.try_fill(|index| Some(make(index))).unwrap_or_default()
     }
 
     /// The one value of a place for one.
-    pub(crate) fn fill_one(self, value: T) -> Option<&'static mut T> {
-        let mut value = Some(value);
-        self.try_fill(|_| value.take())?.first_mut()
+    #[inline(always)]
+    pub(crate) fn fill_one(self, make: impl FnOnce() -> Option<T>) -> Option<&'static mut T> {
+        let mut make = Some(make);
+        self.try_fill(|_| make.take()?())?.first_mut()
     }
 }
 

@@ -2,9 +2,9 @@
 #![allow(unsafe_code)] // memory and pointers, as the shim would give them
 
 use crate::abi;
+use crate::door::RANGES_MAX;
 use crate::door::{Core, DoorCounts, Post, Settings};
 use crate::memory::Cutter;
-use crate::policy::{RANGES_MAX, Range};
 use crate::{datagram, stream};
 use core::ffi::c_void;
 use std::alloc::{Layout, alloc_zeroed};
@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use std::string::String;
 use std::sync::atomic::AtomicU64;
 use std::vec::Vec;
+use unbuckle_engine::udp_policy::Range;
 use unbuckle_engine::{Output, Session};
 
 #[unsafe(no_mangle)]

@@ -196,7 +196,10 @@ pub(super) fn watch(
     let Some(kinds) = Kinds::asked(arguments) else { return Ok(ERROR) };
     let Some(worker) = asker.worker else { return Ok(NOT_BY_DATAGRAM) };
     match shared.hub.add(kinds, worker) {
-        Ok(watcher) => Err(Outcome::Begin(Job::Watching(watcher))),
+        Ok(watcher) => {
+            shared.attend_to_gets();
+            Err(Outcome::Begin(Job::Watching(watcher)))
+        }
         Err(TooMany) => Ok(b"WATCHER_TOO_MANY log watcher limit reached"),
     }
 }

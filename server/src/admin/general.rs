@@ -66,6 +66,7 @@ fn totals(shared: &Shared<'_>) -> HashMap<&'static str, u64> {
         ("read_retries", counts.read_retries),
         ("corrupt", counts.corrupt),
         ("out_of_memory", counts.out_of_memory),
+        ("pages_given_back", counts.pages_given_back),
     ]);
     if let Some(fast_path) = &shared.fast_path {
         add_fast_path(&fast_path.counters(), &mut totals);
@@ -298,12 +299,16 @@ pub(super) fn own(shared: &Shared<'_>, reply: &mut Vec<u8>) {
             "locked_reads",
             "corrupt",
             "out_of_memory",
+            "pages_given_back",
             "udp_dropped_malformed",
             "udp_dropped_rate",
             "udp_dropped_size",
             "udp_dropped_unsent",
         ],
     );
+    if let Some(passwords) = &shared.passwords {
+        stat(reply, "auth_unheard", passwords.unheard());
+    }
     if let Some(fast_path) = &shared.fast_path {
         stat(reply, "fastpath", fast_path.describe());
         since.all(reply, &["fastpath_served", "fastpath_hits"]);

@@ -145,10 +145,12 @@ fn detail(arguments: &[&[u8]], shared: &Shared<'_>, reply: &mut Vec<u8>) -> &'st
     match arguments.first() {
         Some(what) if is(what, b"on") => {
             shared.hub.want_prefixes(true);
+            shared.attend_to_gets();
             b"OK"
         }
         Some(what) if is(what, b"off") => {
             shared.hub.want_prefixes(false);
+            shared.attend_to_gets();
             b"OK"
         }
         Some(what) if is(what, b"dump") => {

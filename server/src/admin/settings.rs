@@ -4,7 +4,7 @@
 //! default: tools that check their own configuration find it.
 
 use super::{stat, yes_no};
-use crate::options::{KeyFormat, Options, Protocol};
+use crate::options::{KeyFormat, Options};
 use crate::roster::lock;
 use crate::shared::Shared;
 use std::path::PathBuf;
@@ -32,12 +32,7 @@ pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     stat(reply, "reqs_per_event", options.requests_per_event);
     stat(reply, "cas_enabled", yes_no(options.cas));
     stat(reply, "tcp_backlog", options.backlog);
-    let protocol = match options.protocol {
-        Protocol::Auto => "auto-negotiate",
-        Protocol::Ascii => "ascii",
-        Protocol::Binary => "binary",
-    };
-    stat(reply, "binding_protocol", protocol);
+    stat(reply, "binding_protocol", options.protocol.name());
     stat(reply, "auth_enabled_sasl", yes_no(options.sasl));
     match &options.auth_file {
         Some(path) => stat(reply, "auth_enabled_ascii", path.display()),
@@ -77,6 +72,7 @@ const REST: &[(&str, &str)] = &[
     ("read_buf_mem_limit", "0"),
     ("track_sizes", "no"),
     ("inline_ascii_response", "no"),
+    ("drop_privileges", "no"),
     ("ext_item_size", "512"),
     ("ext_item_age", "4294967295"),
     ("ext_low_ttl", "0"),

@@ -15,6 +15,7 @@ pub use requirements::{Finding, State, findings};
 use crate::clock::{Clock, boot_ns};
 use crate::options::{Cidr, FastPathOptions, HookChoice, Options, PIN_FOLDER_DEFAULT, Refusal, exit};
 use crate::roster::lock;
+use crate::watch::Hub;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Mutex;
@@ -216,6 +217,13 @@ impl FastPath {
             // What can't be learned now is learned in a second.
             let _ = live.loader.refresh(settings, boot_ns());
         }
+    }
+
+    /// Somebody is told of each get, or counts them by prefix: then the server must see them all.
+    pub(crate) fn attend(&self, hub: &Hub) {
+        // Asked under the lock: whoever asks last has the last word.
+        let mut live = lock(&self.state);
+        live.loader.pause(hub.wants_gets());
     }
 
     /// The clock has been moved.

@@ -2,6 +2,7 @@
 //!
 //! Names are resolved later, when sockets are opened.
 
+use super::Protocol;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// How the connections of a listener are protected; it matters only with `-Z`.
@@ -25,6 +26,8 @@ const PROTECTIONS: [(&str, Protection); 3] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     pub protection: Protection,
+    /// `None`: what `-B` says.
+    pub protocol: Option<Protocol>,
     /// A name or an address without brackets; `None` (written `*`) is every address.
     pub host: Option<String>,
     /// Overrides the ports of `-p` and `-U`.
@@ -37,7 +40,7 @@ impl ListenAddress {
     }
 
     pub(crate) fn everywhere() -> ListenAddress {
-        ListenAddress { protection: Protection::default(), host: None, port: None }
+        ListenAddress { protection: Protection::default(), protocol: None, host: None, port: None }
     }
 
     /// Reads `[notls|btls|mtls:][proto[P]:][tag[T]:]host[:port]`; an IPv6 address with a port stands in brackets.
@@ -46,29 +49,43 @@ impl ListenAddress {
             .into_iter()
             .find_map(|(prefix, protection)| Some((protection, entry.strip_prefix(prefix)?)))
             .unwrap_or((Protection::default(), entry));
-        let entry = skip_label(entry, "proto")?;
-        let entry = skip_label(entry, "tag")?;
+        let (protocol, entry) = label(entry, "proto", &[('[', ']')])?;
+        let protocol = protocol.map(protocol_called).transpose()?;
+        // Tags are for the proxy, which is not served.
+        let (tag, entry) = label(entry, "tag", &[('[', ']'), ('_', '_')])?;
+        if tag.is_some_and(|tag| !(1..=8).contains(&tag.len())) {
+            return Err(format!("-l: a tag has 1 to 8 characters: \"{}\"", tag.unwrap_or_default()));
+        }
         let (host, port) = split_port(entry)?;
-        Ok(ListenAddress { protection, host: (host != "*").then(|| host.to_owned()), port })
+        Ok(ListenAddress { protection, protocol, host: (host != "*").then(|| host.to_owned()), port })
     }
 }
 
-/// Passes over `label[text]:` or `label_text_:`. Connection tags and per-listener protocols have no meaning here yet.
-fn skip_label<'e>(entry: &'e str, label: &str) -> Result<&'e str, String> {
-    let Some(rest) = entry.strip_prefix(label) else { return Ok(entry) };
-    let (rest, end) = match rest.chars().next() {
-        Some('[') => (&rest[1..], ']'),
-        Some('_') => (&rest[1..], '_'),
-        // A host whose name begins with these letters.
-        _ => return Ok(entry),
+/// Takes `name[text]:` off the front, if it is there.
+fn label<'e>(
+    entry: &'e str,
+    name: &str,
+    brackets: &[(char, char)],
+) -> Result<(Option<&'e str>, &'e str), String> {
+    let inside = entry.strip_prefix(name).and_then(|rest| {
+        brackets.iter().find_map(|(opening, closing)| Some((rest.strip_prefix(*opening)?, *closing)))
+    });
+    // Else it is a host whose name begins with these letters.
+    let Some((inside, closing)) = inside else { return Ok((None, entry)) };
+    let Some((text, rest)) = inside.split_once(closing) else {
+        return Err(format!("-l {entry}: \"{name}\" is not closed"));
     };
-    let Some((text, rest)) = rest.split_once(end) else {
-        return Err(format!("-l {entry}: \"{label}\" is not closed"));
-    };
-    if label == "proto" && !["ascii", "negotiating"].contains(&text) {
-        return Err(format!("-l: protocol \"{text}\" is not served"));
-    }
-    Ok(rest.strip_prefix(':').unwrap_or(rest))
+    Ok((Some(text), rest.strip_prefix(':').unwrap_or(rest)))
+}
+
+/// The beginning of a name is enough, as it is to memcached.
+fn protocol_called(text: &str) -> Result<Protocol, String> {
+    const NAMES: [(&str, Protocol); 3] =
+        [("ascii", Protocol::Ascii), ("binary", Protocol::Binary), ("negotiating", Protocol::Auto)];
+    let found = NAMES.iter().find(|(name, _)| !text.is_empty() && name.starts_with(text));
+    found.map(|(_, protocol)| *protocol).ok_or_else(|| {
+        format!("-l: expected proto[ascii], proto[binary] or proto[negotiating], got proto[{text}]")
+    })
 }
 
 fn split_port(entry: &str) -> Result<(&str, Option<u16>), String> {
@@ -185,9 +202,28 @@ mod tests {
         assert_eq!(parse("tag_blue_:localhost"), (Some("localhost".into()), None));
         assert_eq!(parse("notls:proto[ascii]:[::1]:5"), (Some("::1".into()), Some(5)));
         assert_eq!(ListenAddress::parse("mtls:*").unwrap().protection, Protection::Mutual);
-        for bad in ["[::1", "host:x", "host:70000", "proto[binary]:host", "tag[x"] {
+        for bad in [
+            "[::1",
+            "host:x",
+            "host:70000",
+            "proto[proxy]:host",
+            "proto[]:host",
+            "tag[x",
+            "tag[]:host",
+            "tag_ninechars_:h",
+        ] {
             assert!(ListenAddress::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_may_have_a_protocol_of_its_own() {
+        let protocol = |entry: &str| ListenAddress::parse(entry).unwrap().protocol;
+        assert_eq!(protocol("proto[ascii]:*:5"), Some(Protocol::Ascii));
+        assert_eq!(protocol("mtls:proto[binary]:tag_blue_:localhost"), Some(Protocol::Binary));
+        assert_eq!(protocol("proto[negotiating]:[::1]:5"), Some(Protocol::Auto));
+        assert_eq!(protocol("proto[neg]:[::1]:5"), Some(Protocol::Auto));
+        assert_eq!(protocol("protocol.example:5"), None);
     }
 
     #[test]

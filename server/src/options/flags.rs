@@ -238,6 +238,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "comma separated options of memcached; those that have an effect here:\n\
          maxconns_fast, no_maxconns_fast, idle_timeout=<seconds>, slab_chunk_max=<kilobytes>,\n\
          lru_crawler, no_lru_crawler, no_modern, track_sizes,\n\
+         drop_privileges (no system calls but those that serving needs),\n\
+         no_drop_privileges (files and networks, else out of reach, stay in it),\n\
          watcher_logbuf_size=<kilobytes>, worker_logbuf_size=<kilobytes>;\n\
          ssl_chain_cert=<file>, ssl_key=<file>, ssl_keyformat=<1: PEM, 2: DER>,\n\
          ssl_verify_mode=<0: ask for no client certificate, 1: ask, 2 and 3: demand one>,\n\
@@ -375,7 +377,7 @@ mod tests {
         let text = help_text();
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(text.contains("unix-socket"));
-        for absent in ["ext_path", "proxy_config", "no_drop_privileges"] {
+        for absent in ["ext_path", "proxy_config"] {
             assert!(!text.contains(absent), "{absent} is not served");
         }
     }

@@ -9,8 +9,9 @@ mod fastpath;
 mod flags;
 mod tls;
 
+pub(crate) use addresses::mapped;
 pub use addresses::{Cidr, ListenAddress, Protection};
-pub use extended::Extended;
+pub use extended::{Extended, Sandbox};
 pub use fastpath::{FastPathOptions, HookChoice, PIN_FOLDER_DEFAULT};
 use flags::{Found, Id, Takes};
 use std::ffi::OsString;
@@ -62,6 +63,26 @@ pub enum Protocol {
     Auto,
     Ascii,
     Binary,
+}
+
+impl Protocol {
+    /// As memcached writes it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Auto => "auto-negotiate",
+            Protocol::Ascii => "ascii",
+            Protocol::Binary => "binary",
+        }
+    }
+
+    /// As the engine has it.
+    pub(crate) fn spoken(self) -> unbuckle_engine::Protocol {
+        match self {
+            Protocol::Auto => unbuckle_engine::Protocol::Negotiated,
+            Protocol::Ascii => unbuckle_engine::Protocol::Text,
+            Protocol::Binary => unbuckle_engine::Protocol::Binary,
+        }
+    }
 }
 
 /// Everything that the user can set. Sizes in bytes.
@@ -168,6 +189,11 @@ fn threads_default() -> usize {
 }
 
 impl Options {
+    /// What clients speak who come to this address.
+    pub(crate) fn protocol_at(&self, address: &ListenAddress) -> Protocol {
+        address.protocol.unwrap_or(self.protocol)
+    }
+
     /// Whether clients have to say who they are.
     pub fn authenticates(&self) -> bool {
         self.sasl || self.auth_file.is_some()
@@ -387,8 +413,8 @@ fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refus
     }
     if options.memory_file.is_some() && !options.fastpath.interfaces.is_empty() {
         return Err(Refusal::usage(
-            "-e and --fastpath exclude each other: the cache is in a file, or in the kernel's maps; \
-             --fastpath-pin keeps it over restarts, too",
+            "-e and --fastpath exclude each other: with --fastpath the cache is in the kernel's maps, which no file can \
+             stand behind; --fastpath-pin keeps it over restarts of the server, though not of the machine",
         ));
     }
     if options.fastpath.is_idle() {
@@ -454,6 +480,22 @@ fn check_authentication(options: &mut Options, seen: &Seen) -> Result<(), Refusa
         return Err(Refusal::usage(format!("{flag} cannot be used with UDP (-U 0 turns it off)")));
     }
     options.protocol = protocol;
+    for address in &mut options.listen {
+        match address.protocol {
+            Some(Protocol::Auto) if protocol == Protocol::Ascii => {
+                options
+                    .notes
+                    .push("-l proto[negotiating]: ascii only, as -Y is for the text protocol".to_owned());
+                address.protocol = Some(protocol);
+            }
+            Some(other) if other != protocol => {
+                return Err(Refusal::usage(format!(
+                    "-l: {flag} needs proto[{name}], or none: no other protocol can authenticate by it"
+                )));
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }
 
@@ -622,6 +664,25 @@ mod tests {
         assert_eq!(run("-m 256 -I 32m").unwrap().item_bytes_max, 32 << 20);
         assert_eq!(run("-m 2g").unwrap().memory_bytes, 2 << 30);
         assert_eq!(run("-m 100m").unwrap().memory_bytes, 100 << 20);
+    }
+
+    #[test]
+    fn addresses_with_a_protocol_of_their_own_authenticate_by_it() {
+        let protocols = |line: &str| {
+            run(line).map(|options| {
+                options.listen.iter().map(|address| options.protocol_at(address)).collect::<Vec<_>>()
+            })
+        };
+        let (ascii, binary) = (Protocol::Ascii, Protocol::Binary);
+        let listen = "-l proto[ascii]:127.0.0.1,proto[negotiating]:127.0.0.2,127.0.0.3";
+        assert_eq!(protocols(listen).unwrap(), vec![ascii, Protocol::Auto, Protocol::Auto]);
+        assert_eq!(protocols(&format!("-Y x {listen}")).unwrap(), vec![ascii; 3]);
+        assert_eq!(protocols("-S -l proto[binary]:127.0.0.1,127.0.0.2").unwrap(), vec![binary; 2]);
+        for line in
+            ["-Y x -l proto[binary]:localhost", "-S -l proto[ascii]:localhost", "-S -l proto[neg]:localhost"]
+        {
+            assert_eq!(protocols(line).unwrap_err().exit_code, 64, "{line}");
+        }
     }
 
     #[test]

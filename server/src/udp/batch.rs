@@ -6,15 +6,19 @@
 
 use rustix::io::Errno;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
-use unbuckle_wire::udp::FRAME_BYTES;
 
 /// Datagrams that one call takes in.
 pub(super) const RECEIVE_MAX: usize = 16;
 /// Datagrams that one call sends.
 pub(super) const SEND_MAX: usize = 64;
+/// Datagrams that the kernel cuts one message into, at most; some kernels would take more.
+const SEGMENTS_MAX: usize = 64;
+/// All of them together are one datagram to most of the kernel, IPv6's headers and options included.
+const SEGMENTS_BYTES_MAX: usize = 60_000;
 /// No UDP datagram is longer.
 const DATAGRAM_BYTES_MAX: usize = 64 << 10;
 
@@ -46,94 +50,98 @@ impl Source {
                 // that it holds this one.
                 let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in>() };
                 let address = Ipv4Addr::from_bits(u32::from_be(raw.sin_addr.s_addr));
-                Some(SocketAddr::new(IpAddr::V4(address), u16::from_be(raw.sin_port)))
+                Some(SocketAddrV4::new(address, u16::from_be(raw.sin_port)).into())
             }
             libc::AF_INET6 => {
                 // SAFETY: as above.
                 let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in6>() };
                 let address = Ipv6Addr::from(raw.sin6_addr.s6_addr);
-                Some(SocketAddr::new(IpAddr::V6(address), u16::from_be(raw.sin6_port)))
+                let port = u16::from_be(raw.sin6_port);
+                Some(SocketAddrV6::new(address, port, raw.sin6_flowinfo, raw.sin6_scope_id).into())
             }
             _ => None,
         }
     }
 }
 
-/// Room for one control message that names an address; aligned as the kernel's structure is.
-const CONTROL_WORDS: usize = 6;
+/// Room for one control message that names an address and one that asks for segments; aligned as the kernel's
+/// structure is.
+const CONTROL_WORDS: usize = 9;
 
-/// Which of this machine's addresses a datagram was sent to: a reply has to come from it. It is kept as the control message
-/// that says so, in the kernel's form for sending. Empty where the socket is bound to one address anyway.
-#[derive(Clone, Copy)]
-pub(super) struct Asked {
+/// Control messages, in the kernel's form for sending.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Control {
     words: [u64; CONTROL_WORDS],
     bytes: usize,
 }
 
 const _: () = {
     // SAFETY: CMSG_SPACE only calculates.
-    let (v4, v6) = unsafe {
+    let (v4, v6, segment) = unsafe {
         (
             libc::CMSG_SPACE(size_of::<libc::in_pktinfo>() as u32),
             libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32),
+            libc::CMSG_SPACE(size_of::<u16>() as u32),
         )
     };
-    assert!(v4 as usize <= CONTROL_WORDS * 8 && v6 as usize <= CONTROL_WORDS * 8);
+    assert!(
+        v4 as usize + segment as usize <= CONTROL_WORDS * 8
+            && v6 as usize + segment as usize <= CONTROL_WORDS * 8
+    );
 };
 
-impl Asked {
-    const NOTHING: Asked = Asked { words: [0; CONTROL_WORDS], bytes: 0 };
+impl Control {
+    const NOTHING: Control = Control { words: [0; CONTROL_WORDS], bytes: 0 };
 
-    /// From the control message that came with a datagram. The interface is left to routing; only where the address means
-    /// nothing without it, as with link-local ones, does it stay.
-    fn of(header: &libc::msghdr) -> Asked {
+    /// Which of this machine's addresses a datagram was sent to: a reply has to come from it. From the control message
+    /// that came with it; nothing where the socket is bound to one address anyway. The interface is left to routing; only
+    /// where the address means nothing without it, as with link-local ones, does it stay.
+    fn of_reply_to(header: &libc::msghdr) -> Control {
+        let mut reply = Control::NOTHING;
         // SAFETY: the header is one that recvmmsg has filled in: its control buffer holds msg_controllen bytes of whole
         // messages, aligned for them. A message of these types holds the structure that is read from it.
         unsafe {
             let message = libc::CMSG_FIRSTHDR(header);
             if message.is_null() {
-                return Asked::NOTHING;
+                return reply;
             }
             match ((*message).cmsg_level, (*message).cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = libc::CMSG_DATA(message).cast::<libc::in_pktinfo>().read_unaligned();
-                    let reply = libc::in_pktinfo {
-                        ipi_ifindex: 0,
-                        ipi_spec_dst: info.ipi_spec_dst,
-                        ipi_addr: info.ipi_addr,
-                    };
-                    Asked::message(libc::IPPROTO_IP, libc::IP_PKTINFO, reply)
+                    let info = libc::in_pktinfo { ipi_ifindex: 0, ..info };
+                    reply.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let mut info = libc::CMSG_DATA(message).cast::<libc::in6_pktinfo>().read_unaligned();
                     let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                    if address.is_multicast() {
-                        return Asked::NOTHING;
-                    }
                     if !address.is_unicast_link_local() {
                         info.ipi6_ifindex = 0;
                     }
-                    Asked::message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+                    if !address.is_multicast() {
+                        reply.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+                    }
                 }
-                _ => Asked::NOTHING,
+                _ => {}
             }
         }
+        reply
     }
 
-    fn message<T: Copy>(level: i32, kind: i32, info: T) -> Asked {
-        let mut asked = Asked::NOTHING;
+    /// Adds a message. There is room for one that names an address and one that asks for segments.
+    fn push<T: Copy>(&mut self, level: i32, kind: i32, info: T) {
         let size = size_of::<T>() as u32;
-        // SAFETY: `words` is aligned for a cmsghdr and has room for it and for `info` behind it: both kinds were
-        // checked above, when this was compiled.
+        // SAFETY: CMSG_SPACE only calculates.
+        let space = unsafe { libc::CMSG_SPACE(size) as usize };
+        let Some(place) = self.words.get_mut(self.bytes / 8..(self.bytes + space) / 8) else { return };
+        // SAFETY: `place` is aligned for a cmsghdr and has the room that the kernel's own arithmetic asks for.
         unsafe {
-            let header = asked.words.as_mut_ptr().cast::<libc::cmsghdr>();
+            let header = place.as_mut_ptr().cast::<libc::cmsghdr>();
             (*header).cmsg_level = level;
             (*header).cmsg_type = kind;
             (*header).cmsg_len = libc::CMSG_LEN(size) as _;
             libc::CMSG_DATA(header).cast::<T>().write_unaligned(info);
-            asked.bytes = libc::CMSG_SPACE(size) as usize;
         }
-        asked
+        self.bytes += space;
     }
 }
 
@@ -227,7 +235,7 @@ impl Receiver {
     }
 
     /// The `index`-th datagram of those that the last call took in; `None` when it was cut short.
-    pub(super) fn datagram(&self, index: usize) -> Option<(&[u8], &Source, Asked)> {
+    pub(super) fn datagram(&self, index: usize) -> Option<(&[u8], &Source, Control)> {
         let header = self.headers.get(index)?;
         if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
             return None;
@@ -236,7 +244,7 @@ impl Receiver {
         // SAFETY: `bytes` is RECEIVE_MAX parts of DATAGRAM_BYTES_MAX, initialised when made, and written to only by
         // `receive`, which borrows self exclusively; index is below RECEIVE_MAX because `headers` has that many.
         let bytes = unsafe { std::slice::from_raw_parts(self.bytes.add(index * DATAGRAM_BYTES_MAX), length) };
-        Some((bytes, self.sources.get(index)?, Asked::of(&header.msg_hdr)))
+        Some((bytes, self.sources.get(index)?, Control::of_reply_to(&header.msg_hdr)))
     }
 }
 
@@ -248,72 +256,173 @@ impl Drop for Receiver {
     }
 }
 
-/// One datagram to send: a frame header, and bytes of an arena that the caller keeps.
+/// One datagram to send: bytes of an arena that the caller keeps.
 #[derive(Clone)]
 pub(super) struct Reply {
-    pub(super) frame: [u8; FRAME_BYTES],
-    pub(super) payload: std::ops::Range<usize>,
+    /// Frame header and payload.
+    pub(super) bytes: Range<usize>,
     pub(super) to: Source,
     /// Where the request was sent to.
-    pub(super) from: Asked,
+    pub(super) from: Control,
 }
 
-/// Sends `replies`, whose payloads lie in `arena`; tells how many the socket took. The rest is lost, as datagrams are.
-pub(super) fn send(socket: &OwnedFd, replies: &[Reply], arena: &[u8]) -> usize {
-    let mut sent = 0;
-    for batch in replies.chunks(SEND_MAX) {
-        let count = send_batch(socket, batch, arena);
-        sent += count;
-        if count < batch.len() {
-            break;
-        }
+/// What went out of what was to be sent. The rest is lost, as datagrams are.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sent {
+    pub(super) datagrams: usize,
+    pub(super) bytes: usize,
+}
+
+/// Sends `replies`, which lie in `arena`.
+///
+/// Neighbours for one client go out as one message that the kernel cuts apart as late as it can (UDP_SEGMENT): routing,
+/// filters and queues then see it once. Where a way can't carry that, each goes alone.
+pub(super) fn send(socket: &OwnedFd, replies: &[Reply], arena: &[u8]) -> Sent {
+    let mut sent = Sent::default();
+    let mut rest = replies;
+    let mut together = SEGMENTS_MAX;
+    while !rest.is_empty() {
+        let (gone, left) = match send_batch(socket, rest, arena, together) {
+            Ok(count) => rest.split_at_checked(count).unwrap_or_default(),
+            // No room in the socket: that doesn't change by asking again.
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => break,
+            Err(_) if together > 1 => {
+                together = 1;
+                continue;
+            }
+            // This client can't be reached; the others may.
+            Err(_) => (&[][..], rest.get(1..).unwrap_or_default()),
+        };
+        sent.datagrams += gone.len();
+        sent.bytes += gone.iter().map(|reply| reply.bytes.len()).sum::<usize>();
+        rest = left;
     }
     sent
 }
 
-fn send_batch(socket: &OwnedFd, replies: &[Reply], arena: &[u8]) -> usize {
+/// How many of `replies`, from the first, can be one message of segments: for one client, side by side in the arena, and
+/// equally long but for a shorter last.
+fn segments(replies: &[Reply], most: usize) -> usize {
+    let Some((first, others)) = replies.split_first() else { return 0 };
+    let length = first.bytes.len();
+    let mut end = first.bytes.end;
+    let mut last = length;
+    let follows = |reply: &&Reply| {
+        let belongs = last == length
+            && reply.bytes.start == end
+            && reply.bytes.len() <= length
+            && reply.bytes.end - first.bytes.start <= SEGMENTS_BYTES_MAX
+            && reply.to.address() == first.to.address()
+            && reply.from == first.from;
+        end = reply.bytes.end;
+        last = reply.bytes.len();
+        belongs
+    };
+    1 + others.iter().take(most - 1).take_while(follows).count()
+}
+
+/// Sends as many of `replies` as one call takes, up to `together` of them as one message; tells how many went.
+fn send_batch(socket: &OwnedFd, replies: &[Reply], arena: &[u8], together: usize) -> Result<usize, Errno> {
     // SAFETY: all of these are valid when zeroed.
-    let (mut headers, mut pieces): ([libc::mmsghdr; SEND_MAX], [[libc::iovec; 2]; SEND_MAX]) =
+    let (mut headers, mut pieces): ([libc::mmsghdr; SEND_MAX], [libc::iovec; SEND_MAX]) =
         unsafe { (mem::zeroed(), mem::zeroed()) };
-    let places = headers.iter_mut().zip(&mut pieces);
+    let mut controls = [Control::NOTHING; SEND_MAX];
+    let mut runs = [0; SEND_MAX];
+    let mut rest = replies;
     let mut count = 0;
-    for ((header, pieces), reply) in places.zip(replies) {
-        let payload = arena.get(reply.payload.clone()).unwrap_or_default();
-        *pieces = [
-            libc::iovec { iov_base: reply.frame.as_ptr().cast_mut().cast(), iov_len: FRAME_BYTES },
-            libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() },
-        ];
-        header.msg_hdr.msg_name = (&raw const reply.to.storage).cast_mut().cast();
-        header.msg_hdr.msg_namelen = reply.to.length();
-        header.msg_hdr.msg_iov = pieces.as_mut_ptr();
-        header.msg_hdr.msg_iovlen = 2;
-        if reply.from.bytes > 0 {
-            header.msg_hdr.msg_control = reply.from.words.as_ptr().cast_mut().cast();
-            header.msg_hdr.msg_controllen = reply.from.bytes as _;
+    for (((header, piece), control), run) in
+        headers.iter_mut().zip(&mut pieces).zip(&mut controls).zip(&mut runs)
+    {
+        *run = segments(rest, together);
+        let Some(((first, last), others)) = rest
+            .split_at_checked(*run)
+            .and_then(|(these, others)| Some(((these.first()?, these.last()?), others)))
+        else {
+            break;
+        };
+        rest = others;
+        let bytes = arena.get(first.bytes.start..last.bytes.end).unwrap_or_default();
+        *piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        header.msg_hdr.msg_name = (&raw const first.to.storage).cast_mut().cast();
+        header.msg_hdr.msg_namelen = first.to.length();
+        header.msg_hdr.msg_iov = piece;
+        header.msg_hdr.msg_iovlen = 1;
+        *control = first.from;
+        if *run > 1 {
+            // Segments are at most 1,400 bytes long.
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, first.bytes.len() as u16);
+        }
+        if control.bytes > 0 {
+            header.msg_hdr.msg_control = control.words.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = control.bytes as _;
         }
         count += 1;
     }
-    let mut sent = 0;
-    while sent < count {
-        // SAFETY: each header below `count` points to two live pieces, which point to bytes of `replies` and `arena`,
-        // and to an address and perhaps a control message in `replies`; the kernel only reads them.
+    loop {
+        // SAFETY: each header below `count` points to a live piece, which points to bytes of `arena`, to an address in
+        // `replies` and perhaps to control messages in `controls`; the kernel only reads them.
         let taken = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
-                headers.as_mut_ptr().add(sent),
-                (count - sent) as libc::c_uint,
+                headers.as_mut_ptr(),
+                count,
                 (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
         match usize::try_from(taken) {
-            Ok(taken) if taken > 0 => sent += taken,
-            _ if last_error() == Errno::INTR => {}
-            _ => break,
+            Ok(taken) => return Ok(runs.iter().take(taken).sum()),
+            Err(_) if last_error() == Errno::INTR => {}
+            Err(_) => return Err(last_error()),
         }
     }
-    sent
 }
 
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(bytes: Range<usize>, port: u16) -> Reply {
+        let mut to = Source::empty();
+        to.storage.ss_family = libc::AF_INET as libc::sa_family_t;
+        // SAFETY: the storage is large and aligned enough for every kind of address.
+        unsafe { (*(&raw mut to.storage).cast::<libc::sockaddr_in>()).sin_port = port.to_be() };
+        Reply { bytes, to, from: Control::NOTHING }
+    }
+
+    #[test]
+    fn neighbours_of_one_length_go_together() {
+        let replies = [reply(0..10, 1), reply(10..20, 1), reply(20..30, 1)];
+        assert_eq!(segments(&replies, SEGMENTS_MAX), 3);
+        assert_eq!(segments(&replies, 2), 2);
+        assert_eq!(segments(&replies, 1), 1);
+        assert_eq!(segments(&[], SEGMENTS_MAX), 0);
+    }
+
+    #[test]
+    fn a_shorter_one_is_the_last() {
+        let replies = [reply(0..10, 1), reply(10..15, 1), reply(15..20, 1)];
+        assert_eq!(segments(&replies, SEGMENTS_MAX), 2);
+    }
+
+    #[test]
+    fn what_differs_goes_alone() {
+        let longer = [reply(0..10, 1), reply(10..21, 1)];
+        let apart = [reply(0..10, 1), reply(11..21, 1)];
+        let another = [reply(0..10, 1), reply(10..20, 2)];
+        let mut elsewhere = [reply(0..10, 1), reply(10..20, 1)];
+        elsewhere[1].from.push(libc::IPPROTO_IP, libc::IP_TTL, 1i32);
+        for replies in [longer, apart, another, elsewhere] {
+            assert_eq!(segments(&replies, SEGMENTS_MAX), 1);
+        }
+    }
+
+    #[test]
+    fn all_together_are_one_datagram_at_most() {
+        let replies: Vec<Reply> = (0..64).map(|index| reply(index * 1400..(index + 1) * 1400, 1)).collect();
+        assert_eq!(segments(&replies, SEGMENTS_MAX), SEGMENTS_BYTES_MAX / 1400);
+    }
 }

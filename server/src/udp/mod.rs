@@ -9,14 +9,14 @@ mod batch;
 mod policy;
 
 use crate::admin::{self, Asker};
+use crate::options;
 use crate::roster::{Entry, Seat, State};
 use crate::shared::Shared;
 use crate::turn::Server;
-use batch::{Asked, RECEIVE_MAX, Receiver, Reply, SEND_MAX, Source};
+use batch::{Control, RECEIVE_MAX, Receiver, Reply, SEND_MAX, Source};
 use policy::{Policy, Verdict};
-use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
-use unbuckle_engine::{Next, OUTPUT_BYTES_MIN, Output, Session};
+use unbuckle_engine::{Next, OUTPUT_BYTES_MIN, Output, Protocol, Session};
 use unbuckle_wire::udp::{FRAME_BYTES, Frame};
 
 /// Payload of a datagram, frame header included: what passes any network unbroken.
@@ -30,6 +30,14 @@ const TOO_LONG: &[u8] = b"SERVER_ERROR reply too long for UDP\r\n";
 /// Batches that one event takes in, so that others get their turn.
 const BATCHES_PER_EVENT: usize = 4;
 
+/// One of a worker's sockets, before it is served.
+pub(crate) struct Door {
+    pub(crate) socket: OwnedFd,
+    /// As `stats conns` has it.
+    pub(crate) address: String,
+    pub(crate) protocol: options::Protocol,
+}
+
 pub(crate) struct DatagramSocket {
     socket: OwnedFd,
     seat: Seat,
@@ -40,17 +48,22 @@ pub(crate) struct DatagramSocket {
 
 /// Replies that wait to be sent together.
 struct Replies {
-    /// The engine writes here. Longer than [`ARENA_BYTES`] only while a long message is made.
+    protocol: Protocol,
+    /// The engine writes here, behind room for a frame header: datagrams lie as they are sent, side by side. Longer than
+    /// [`ARENA_BYTES`] only while a long message is made.
     arena: Vec<u8>,
     filled: usize,
     queue: Vec<Reply>,
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(socket: OwnedFd, address: &str, shared: &Shared<'_>, seed: u64) -> DatagramSocket {
-        let entry = Entry { address: address.to_owned(), listener: None };
+    pub(crate) fn new(door: Door, shared: &Shared<'_>, seed: u64) -> DatagramSocket {
+        let Door { socket, address, protocol } = door;
+        let entry = Entry { address, listener: None };
         let seat = shared.roster.enter(socket.as_raw_fd(), entry, State::Datagrams, shared.clock.now_s());
-        let replies = Replies { arena: vec![0; ARENA_BYTES], filled: 0, queue: Vec::with_capacity(SEND_MAX) };
+        let protocol = protocol.spoken();
+        let replies =
+            Replies { protocol, arena: vec![0; ARENA_BYTES], filled: 0, queue: Vec::with_capacity(SEND_MAX) };
         batch::ask_for_addresses(&socket);
         let policy = Policy::new(&shared.options.udp_allow, seed);
         DatagramSocket { socket, seat, receiver: Receiver::new(), policy, replies }
@@ -110,7 +123,7 @@ fn is_sane(port: u16, shared: &Shared<'_>) -> bool {
 struct Request<'a> {
     frame: Frame,
     source: &'a Source,
-    asked: Asked,
+    asked: Control,
     /// Bytes that may still be sent in reply, frame headers included.
     allowance: usize,
 }
@@ -124,13 +137,14 @@ impl Replies {
         mut request: Request<'_>,
         server: &mut Server<'_, '_>,
     ) {
-        let mut session = Session::default();
+        let mut session = Session::speaking(self.protocol);
         let mut rest = payload;
         while !rest.is_empty() {
             server.follow_moved_clock();
-            if self.arena.len() - self.filled < OUTPUT_BYTES_MIN {
+            if self.arena.len() - self.filled < FRAME_BYTES + OUTPUT_BYTES_MIN {
                 self.send(socket, server);
             }
+            self.filled += FRAME_BYTES;
             let start = self.filled;
             let message = self.serve_one(socket, &mut session, &mut rest, start, server);
             match message {
@@ -141,10 +155,9 @@ impl Replies {
                 }
                 Message::TooLong => {
                     server.counts.udp_dropped_size.add(1);
-                    self.filled = 0;
-                    self.arena[..TOO_LONG.len()].copy_from_slice(TOO_LONG);
-                    self.filled = TOO_LONG.len();
-                    self.queue_message(0, &mut request, server);
+                    self.filled = FRAME_BYTES + TOO_LONG.len();
+                    self.arena[FRAME_BYTES..self.filled].copy_from_slice(TOO_LONG);
+                    self.queue_message(FRAME_BYTES, &mut request, server);
                     break;
                 }
             }
@@ -203,11 +216,11 @@ impl Replies {
     /// Sends what is in front of the message that begins at `start`, and moves the message there; if there is nothing
     /// in front, makes the arena larger. The message's new start, or `None` when it is too long.
     fn make_room(&mut self, socket: &OwnedFd, start: usize, server: &mut Server<'_, '_>) -> Option<usize> {
-        if start > 0 {
+        if start > FRAME_BYTES {
             let end = self.filled;
             self.send_queue(socket, server);
-            self.arena.copy_within(start..end, 0);
-            self.filled = end - start;
+            self.arena.copy_within(start..end, FRAME_BYTES);
+            self.filled = FRAME_BYTES + end - start;
         } else {
             let longer = self.arena.len() * 2;
             if longer > MESSAGE_BYTES_MAX + ARENA_BYTES {
@@ -215,27 +228,37 @@ impl Replies {
             }
             self.arena.resize(longer, 0);
         }
-        Some(0)
+        Some(FRAME_BYTES)
     }
 
-    /// Cuts the arena's bytes from `start` into datagrams.
+    /// Makes datagrams of the arena's bytes from `start`, in front of which is room for a frame header.
     fn queue_message(&mut self, start: usize, request: &mut Request<'_>, server: &Server<'_, '_>) {
-        let message = start..self.filled;
-        let total = datagrams(message.len());
+        let message_bytes = self.filled - start;
+        let head = start - FRAME_BYTES;
+        self.filled = head;
+        let total = datagrams(message_bytes);
         if total == 0 {
             return;
         }
-        let bytes = message.len() + total * FRAME_BYTES;
+        let bytes = message_bytes + total * FRAME_BYTES;
         let (Some(left), Ok(total)) = (request.allowance.checked_sub(bytes), u16::try_from(total)) else {
-            self.filled = start;
             return server.counts.udp_dropped_size.add(1);
         };
         if request.allowance != usize::MAX {
             request.allowance = left;
         }
-        for (sequence, payload) in (0..total).zip(chunks(message)) {
+        self.filled = head + bytes;
+        if self.arena.len() < self.filled {
+            self.arena.resize(self.filled, 0);
+        }
+        spread(&mut self.arena[head..self.filled]);
+        let mut rest = head..self.filled;
+        for sequence in 0..total {
+            let end = rest.end.min(rest.start + DATAGRAM_BYTES_MAX);
             let frame = request.frame.reply(sequence, total).bytes();
-            self.queue.push(Reply { frame, payload, to: *request.source, from: request.asked });
+            self.arena[rest.start..rest.start + FRAME_BYTES].copy_from_slice(&frame);
+            self.queue.push(Reply { bytes: rest.start..end, to: *request.source, from: request.asked });
+            rest.start = end;
         }
     }
 
@@ -254,9 +277,8 @@ impl Replies {
             return;
         }
         let sent = batch::send(socket, &self.queue, &self.arena);
-        let bytes = |reply: &Reply| reply.payload.len() + FRAME_BYTES;
-        server.counts.bytes_written.add(self.queue.iter().take(sent).map(bytes).sum::<usize>() as u64);
-        server.counts.udp_dropped_unsent.add((self.queue.len() - sent) as u64);
+        server.counts.bytes_written.add(sent.bytes as u64);
+        server.counts.udp_dropped_unsent.add((self.queue.len() - sent.datagrams) as u64);
         self.queue.clear();
     }
 }
@@ -274,9 +296,17 @@ fn datagrams(message_bytes: usize) -> usize {
     message_bytes.div_ceil(CHUNK_BYTES)
 }
 
-fn chunks(message: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let end = message.end;
-    message.step_by(CHUNK_BYTES).map(move |start| start..end.min(start + CHUNK_BYTES))
+/// A message that begins behind room for one frame header, moved apart so that each of its datagrams has that room.
+/// `bytes` is what they take together.
+fn spread(bytes: &mut [u8]) {
+    let total = bytes.len().div_ceil(DATAGRAM_BYTES_MAX);
+    let end = bytes.len();
+    for sequence in (1..total).rev() {
+        let target = sequence * DATAGRAM_BYTES_MAX + FRAME_BYTES;
+        let source = FRAME_BYTES + sequence * CHUNK_BYTES;
+        let length = CHUNK_BYTES.min(end - target);
+        bytes.copy_within(source..source + length, target);
+    }
 }
 
 #[cfg(test)]
@@ -288,9 +318,21 @@ mod tests {
         assert_eq!(datagrams(0), 0);
         assert_eq!(datagrams(CHUNK_BYTES), 1);
         assert_eq!(datagrams(CHUNK_BYTES + 1), 2);
-        let cut: Vec<_> = chunks(10..10 + 2 * CHUNK_BYTES + 1).collect();
-        assert_eq!(cut.len(), datagrams(2 * CHUNK_BYTES + 1));
-        assert_eq!(cut[0], 10..10 + CHUNK_BYTES);
-        assert_eq!(cut[2], 10 + 2 * CHUNK_BYTES..11 + 2 * CHUNK_BYTES);
+    }
+
+    #[test]
+    fn each_datagram_gets_room_for_its_frame() {
+        for message_bytes in [1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 7 * CHUNK_BYTES + 5] {
+            let message: Vec<u8> = (0..message_bytes).map(|index| (index % 251) as u8).collect();
+            let mut bytes = vec![0; message_bytes + datagrams(message_bytes) * FRAME_BYTES];
+            bytes[FRAME_BYTES..FRAME_BYTES + message_bytes].copy_from_slice(&message);
+            spread(&mut bytes);
+            let payloads: Vec<u8> = bytes
+                .chunks(DATAGRAM_BYTES_MAX)
+                .flat_map(|datagram| &datagram[FRAME_BYTES..])
+                .copied()
+                .collect();
+            assert_eq!(payloads, message);
+        }
     }
 }

@@ -158,6 +158,11 @@ impl Hub {
         Kinds(self.wanted.load(Ordering::Relaxed))
     }
 
+    /// Whether somebody wants to know of each get.
+    pub(crate) fn wants_gets(&self) -> bool {
+        self.wanted().meets(Kinds(Kinds::FETCHERS.0 | Kinds::PREFIXES.0))
+    }
+
     pub(crate) fn wants_prefixes(&self) -> bool {
         self.wanted().meets(Kinds::PREFIXES)
     }

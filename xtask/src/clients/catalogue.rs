@@ -61,6 +61,7 @@ fn pymemcache() -> Suite {
         is_crate: false,
         passed_min: 671,
         fails_on_memcached: &[],
+        can_lose_a_race: &[],
     }
 }
 
@@ -77,6 +78,7 @@ fn pylibmc() -> Suite {
         is_crate: false,
         passed_min: 41,
         fails_on_memcached: &[],
+        can_lose_a_race: &[],
     }
 }
 
@@ -98,6 +100,7 @@ fn django() -> Suite {
         is_crate: false,
         passed_min: 116,
         fails_on_memcached: &[],
+        can_lose_a_race: &[],
     }
 }
 
@@ -114,6 +117,7 @@ fn bmemcached() -> Suite {
         is_crate: false,
         passed_min: 299,
         fails_on_memcached: &[],
+        can_lose_a_race: &[],
     }
 }
 
@@ -142,6 +146,7 @@ fn memcache_crate() -> Suite {
         is_crate: true,
         passed_min: 165,
         fails_on_memcached: &[],
+        can_lose_a_race: &[],
     }
 }
 
@@ -169,6 +174,7 @@ fn async_memcached_crate() -> Suite {
             ("truncated_read_bodies_never_return_partial_values", TOXIPROXY),
             ("with_toxic_client", TOXIPROXY),
         ],
+        can_lose_a_race: &[],
     }
 }
 
@@ -188,5 +194,6 @@ fn php_memcached() -> Suite {
         is_crate: false,
         passed_min: 72,
         fails_on_memcached: &[],
+        can_lose_a_race: &[],
     }
 }

@@ -14,6 +14,12 @@ const START_MAX: Duration = Duration::from_secs(15);
 /// Between two looks at a server that is starting: there is no event to wait for, the process is not ours.
 const START_STEP: Duration = Duration::from_millis(5);
 
+/// Our own server ends at what its sandbox refuses; a peer has another.
+fn strict_sandbox(server: &Path) -> &'static [&'static str] {
+    use unbuckle_tests::server::{STRICT_SANDBOX, understands_debug_time};
+    if understands_debug_time(server) { &STRICT_SANDBOX } else { &[] }
+}
+
 #[derive(Debug)]
 pub(super) struct Stage {
     servers: Vec<Child>,
@@ -31,7 +37,11 @@ impl Stage {
         std::fs::create_dir_all(&programs)?;
         let wrapper = programs.join("memcached");
         // Later words win, so a suite may name another user.
-        std::fs::write(&wrapper, format!("#!/bin/sh\nexec '{}' -u root \"$@\"\n", server.display()))?;
+        let sandbox = strict_sandbox(server).join(" ");
+        std::fs::write(
+            &wrapper,
+            format!("#!/bin/sh\nexec '{}' -u root {sandbox} \"$@\"\n", server.display()),
+        )?;
         std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755))?;
         let network = Network::new()?;
         Ok(Stage { servers: Vec::new(), network, folder, server: server.to_path_buf() })
@@ -59,7 +69,12 @@ impl Stage {
     pub(super) fn start(&mut self, arguments: &[String]) -> Result<()> {
         let errors = self.folder.join(format!("server-{}.err", self.servers.len()));
         let mut command = self.network.command(&self.server);
-        command.args(["-u", "root"]).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .args(["-u", "root"])
+            .args(strict_sandbox(&self.server))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         let mut child = command.stderr(File::create(&errors)?).spawn()?;
         let started = Instant::now();
         while !is_listening(child.id(), arguments) {

@@ -38,7 +38,13 @@ pub(super) const TITLES: [&str; 8] = [
 pub(super) fn all(server: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<Outcome> {
     let is_memcached = server.file_name().is_some_and(|name| name.to_string_lossy().starts_with("memcached"));
     let kind = if is_memcached { Kind::Memcached } else { Kind::Unbuckle };
-    let target = Target { path: server.to_path_buf(), kind, debug_path: None, datagram_options: Vec::new() };
+    let target = Target {
+        path: server.to_path_buf(),
+        kind,
+        debug_path: None,
+        datagram_options: Vec::new(),
+        place: None,
+    };
     TITLES.into_iter().filter(|title| wanted(title)).map(|title| outcome(&target, title)).collect()
 }
 

@@ -23,14 +23,18 @@ impl Frames {
         let mut frames = Frames::default();
         let mut name = String::new();
         let mut starts = BTreeMap::new();
-        for line in text.lines() {
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
             if let Some((start, header)) = header(line) {
                 name = header.to_owned();
                 starts.insert(start, name.clone());
                 frames.0.entry(name.clone()).or_default();
             } else if let Some(function) = frames.0.get_mut(&name) {
                 function.bytes += pushed_bytes(line);
-                function.callees.extend(callee(line).map(str::to_owned));
+                // What is to be filled in is shown as what stands behind it: at a function's end, as the next one.
+                if !lines.peek().is_some_and(|next| is_relocation(next)) {
+                    function.callees.extend(callee(line).map(str::to_owned));
+                }
             }
         }
         frames.name_places(&starts);
@@ -132,6 +136,10 @@ fn pushed_bytes(line: &str) -> usize {
         .unwrap_or(0)
 }
 
+fn is_relocation(line: &str) -> bool {
+    line.contains(": R_X86_64_P")
+}
+
 /// The function that an instruction calls or jumps to: named in it, or in the relocation below it.
 fn callee(line: &str) -> Option<&str> {
     if let Some((_, relocation)) = line.split_once(": R_X86_64_P") {
@@ -159,10 +167,16 @@ mod tests {
   20:\tsub    $0x10,%rsp
   24:\tcall   29 <middle+0x9>
 \t\t\t25: R_X86_64_PLT32\t.text+0x2c
-  29:\tcall   2e <middle+0xe>
-\t\t\t2a: R_X86_64_PLT32\tmemcpy-0x4
+  2b:\tjmp    30 <bottom>
+\t\t\t2c: R_X86_64_PLT32\tmemcpy-0x4
 0000000000000030 <bottom>:
   30:\tpush   %rbx
+0000000000000040 <last>:
+  40:\tsub    $0x90,%rsp
+  47:\tjmp    50 <far>
+\t\t\t48: R_X86_64_PLT32\tmemcpy-0x4
+0000000000000050 <far>:
+  50:\tsub    $0x100,%rsp
 ";
 
     #[test]

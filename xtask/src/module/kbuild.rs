@@ -1,7 +1,7 @@
 //! The module itself: Kbuild compiles the shim and links the core, on a copy of the sources.
 
 use super::kernel::{self, Kernel};
-use super::{folder, object, source};
+use super::{compile, folder, source};
 use crate::run::captured;
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -12,7 +12,7 @@ use std::process::Command;
 pub(crate) fn build(core: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let place = folder().join(format!("build-{}", kernel.release));
     copy(&source(), &place)?;
-    write_if_new(&place.join("core/core.o_shipped"), &object::stripped(core)?)?;
+    write_if_new(&place.join("core/core.o_shipped"), &compile::stripped(core)?)?;
     let mut make = kernel::make();
     make.arg("-C").arg(&kernel.build).arg(format!("M={}", place.display())).arg("modules");
     // Type information about the module, which is stripped off below, would need one more tool.

@@ -3,11 +3,12 @@
 //!
 //! Nothing is installed: kernel packages are downloaded from apt and unpacked under `target/module`.
 
+mod compile;
 mod debug_kernel;
 mod frames;
 mod kbuild;
-mod kernel;
-mod machine;
+pub(crate) mod kernel;
+pub(crate) mod machine;
 mod object;
 mod scenarios;
 
@@ -16,9 +17,10 @@ use crate::run::{program, root, target_folder};
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::PathBuf;
 
-const USAGE: &str = "usage: cargo xtask module build|object|test|debug|soak
-  build    the module for Debian's stock kernels, with its gates
-  object   builds the Rust core and commits it to module/core, for those who build without Rust
+const USAGE: &str = "usage: cargo xtask module build|object|verify|test|debug|soak
+  build                             the module for Debian's stock kernels, with its gates
+  object                            builds the Rust core and commits it to module/core, for those who build without Rust
+  verify                            proves that what is committed is what the sources give, in any folder
   test [SCENARIO]...                build, then every scenario of module/vm in a virtual machine, or those named
   debug [SCENARIO]...               the same on a kernel with KASAN, lockdep and kmemleak, built from Debian's sources
   soak [--minutes N] [--debug]      mixed load for 10 or N minutes, in a virtual machine with the stock kernel or that one";
@@ -27,6 +29,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Out
     match arguments.next().as_deref() {
         Some("build") => Ok(build().1),
         Some("object") => Ok(vec![Outcome::new("module: the committed object", object::commit())]),
+        Some("verify") => Ok(object::verify()),
         Some("test") => Ok(test(&arguments.collect::<Vec<_>>())),
         Some("soak") => soak(arguments),
         Some("debug") => Ok(debug(&arguments.collect::<Vec<_>>())),
@@ -141,7 +144,7 @@ fn build() -> (Vec<Built>, Vec<Outcome>) {
 }
 
 /// How to get the first of these programs that is not there. Each is a program and the package that has it.
-fn missing(tools: &[(&str, &str)]) -> Option<String> {
+pub(crate) fn missing(tools: &[(&str, &str)]) -> Option<String> {
     tools
         .iter()
         .find(|(tool, _)| program(tool).is_none())

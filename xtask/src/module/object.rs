@@ -1,11 +1,10 @@
 //! The Rust core as one relocatable object for the kernel, and what must not be in it.
 //!
 //! The compiler is Debian's, because its library sources are packaged with it: `core` is compiled here with the
-//! kernel's own rules for returns and jumps. Nobody who only wants to use the module needs any of this:
-//! `module/core/core.o_shipped` is committed, and is reproducible byte for byte in a folder of the same name: cargo makes the
-//! names of symbols from where a crate is, and the compiler orders functions by name.
+//! kernel's own rules for returns and jumps (`compile.rs`). Nobody who only wants to use the module needs any of this:
+//! `module/core/core.o_shipped` is committed, and comes out byte for byte the same wherever it is built.
 
-use super::{folder, frames, source};
+use super::{compile, folder, frames, source};
 use crate::gates::symbols::{self, Calls};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, root};
@@ -15,24 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMPILER: &str = "/usr/bin/rustc";
-/// Its sources, where `-Zbuild-std` looks for them.
-const SOURCES: &str = "/usr/lib/rustlib/src/rust/library/core/src/lib.rs";
-const TARGET: &str = "x86_64-unknown-none";
-
-/// The kernel's rules: its address range, thunks for returns and indirect calls (patched at boot for the processor at
-/// hand), no straight-line speculation past either, and marks where indirect calls may go.
-const FLAGS: [&str; 9] = [
-    "-Crelocation-model=static",
-    "-Ccode-model=kernel",
-    "-Zplt=yes",
-    "-Cembed-bitcode=yes",
-    "-Zfunction-return=thunk-extern",
-    "-Zretpoline-external-thunk",
-    "-Ctarget-feature=+harden-sls-ret,+harden-sls-ijmp",
-    "-Zcf-protection=branch",
-    "-Cjump-tables=n",
-];
+pub(super) const COMPILER: &str = "/usr/bin/rustc";
 
 /// For a kernel with detectors: every access is announced to KASAN, whose memory map lies at this offset; copies go
 /// through functions that announce them; and what the compiler can check, it does.
@@ -61,13 +43,13 @@ const GIVEN: [&str; 8] = [
 ];
 
 /// Largest stack frame, and the longest chain of frames: the kernel's stack has 16 KiB, of which others need most.
-const FRAME_BYTES_MAX: usize = 2048;
-const CHAIN_BYTES_MAX: usize = 8704;
+const FRAME_BYTES_MAX: usize = 512;
+const CHAIN_BYTES_MAX: usize = 7680;
 /// Eviction moves records, for which it needs room, for which somebody else would evict: it does not (`Need::Move`).
 const CIRCLE: &str = "Worker5stage";
 
 pub(crate) fn missing() -> Option<String> {
-    let there = Path::new(COMPILER).exists() && Path::new(SOURCES).exists();
+    let there = Path::new(COMPILER).exists() && Path::new(compile::LIBRARY).exists();
     (!there).then(|| "apt-get install rustc-web rust-web-src".into())
 }
 
@@ -86,56 +68,7 @@ pub(crate) fn build_debug() -> Result<PathBuf> {
 }
 
 fn build_with(folder: &Path, more_flags: &[&str]) -> Result<PathBuf> {
-    let sources = captured(Command::new("readlink").args(["-f", SOURCES]))?;
-    let sources = sources.trim().trim_end_matches("/library/core/src/lib.rs").to_owned();
-    let flags = FLAGS.iter().chain(more_flags).map(|flag| (*flag).to_owned()).chain([
-        format!("--remap-path-prefix={}=/unbuckle", root().display()),
-        format!("--remap-path-prefix={sources}=/rust"),
-        "--remap-path-prefix=/usr/lib/rustlib/src/rust=/rust".to_owned(),
-    ]);
-    let mut build = cargo();
-    build.current_dir(source().join("rust"));
-    build.args(["build", "--quiet", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET]);
-    build.arg("--target-dir").arg(folder);
-    build.env("RUSTC", COMPILER).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
-    build.env("CARGO_ENCODED_RUSTFLAGS", flags.collect::<Vec<_>>().join("\x1f")).env_remove("RUSTFLAGS");
-    captured(&mut build).context("building the Rust core")?;
-    link(folder, &folder.join(TARGET).join("release/libunbuckle_core.a"))
-}
-
-/// One object with everything that the C interface reaches, and nothing else.
-fn link(folder: &Path, built: &Path) -> Result<PathBuf> {
-    let (archive, object) = (folder.join("core.a"), folder.join("core.o"));
-    // Embedded bitcode of several members in one object makes binutils' LLVM plugin abort.
-    captured(
-        Command::new("objcopy")
-            .args(["--remove-section=.llvmbc", "--remove-section=.llvmcmd"])
-            .args([built, &archive]),
-    )?;
-    // The kernel's own memcpy is to be used, not the compiler's; and nothing else that it would bring, either.
-    for member in captured(Command::new("ar").arg("t").arg(&archive))?.lines() {
-        if member.starts_with("compiler_builtins") {
-            captured(Command::new("ar").arg("d").arg(&archive).arg(member))?;
-        }
-    }
-    let entries: Vec<String> = symbols::defined(&archive)?
-        .into_iter()
-        .filter(|symbol| symbol.starts_with("unbuckle_"))
-        .map(|symbol| format!("--undefined={symbol}"))
-        .collect();
-    ensure!(entries.len() >= 10, "the core has too few entries: {entries:?}");
-    let mut link = Command::new("ld");
-    link.args(["-m", "elf_x86_64", "-r", "--gc-sections", "-z", "noexecstack", "--entry=unbuckle_core_make"]);
-    link.arg("-T").arg(source().join("rust/core.lds")).args(&entries);
-    captured(link.arg("-o").arg(&object).arg(&archive)).context("linking the Rust core")?;
-    Ok(object)
-}
-
-/// What the kernel gets: the object without debug information, which would tell where it was built.
-pub(crate) fn stripped(object: &Path) -> Result<Vec<u8>> {
-    let stripped = object.with_extension("stripped.o");
-    captured(Command::new("objcopy").arg("--strip-debug").args([object, &stripped]))?;
-    Ok(fs::read(&stripped)?)
+    compile::object(&root(), folder, more_flags)
 }
 
 pub(crate) fn gates(object: &Path) -> Vec<Outcome> {
@@ -201,9 +134,8 @@ fn stack(object: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the committed object was made of: the compiler, every file that goes into it, and where.
-fn provenance() -> Result<String> {
-    let compiler = captured(Command::new(COMPILER).arg("--version"))?;
+/// Everything that goes into the object or says how it is made, from the root.
+fn files() -> Result<Vec<String>> {
     let files = captured(Command::new("git").current_dir(root()).args([
         "ls-files",
         "core/layout",
@@ -211,15 +143,22 @@ fn provenance() -> Result<String> {
         "core/store",
         "core/engine",
         "module/rust",
-        "Cargo.toml",
+        "xtask/src/module/compile.rs",
     ]))?;
+    Ok(files.lines().filter(|file| !file.contains("/tests")).map(str::to_owned).collect())
+}
+
+/// What the committed object was made of, and by what.
+fn provenance() -> Result<String> {
+    let compiler = captured(Command::new(COMPILER).arg("--version"))?;
+    let linker = captured(Command::new("ld").arg("--version"))?;
+    let linker = linker.lines().next().unwrap_or_default();
     let mut all = Vec::new();
-    for file in files.lines().filter(|file| !file.contains("/tests")) {
+    for file in files()? {
         all.extend(file.bytes());
         all.extend(fs::read(root().join(file))?);
     }
-    let folder = hashed(root().canonicalize()?.display().to_string().as_bytes())?;
-    Ok(format!("{}\nsources {}\nfolder {folder}\n", compiler.trim(), hashed(&all)?))
+    Ok(format!("{}\n{linker}\nsources {}\n", compiler.trim(), hashed(&all)?))
 }
 
 pub(crate) fn hashed(bytes: &[u8]) -> Result<String> {
@@ -230,21 +169,55 @@ pub(crate) fn hashed(bytes: &[u8]) -> Result<String> {
     Ok(hash.trim().to_owned())
 }
 
-/// Of the same sources in the same place, by the same compiler, the same bytes must come. Of others, the committed one is older than they are,
-/// which is for the next release to change.
+/// Of the same sources, by the same tools, the same bytes must come, wherever. Of others, the committed one is older than
+/// they are, which is for the next release to change.
 fn committed(object: &Path) -> Result<()> {
-    let record = fs::read_to_string(source().join("core/core.from")).context("no object is committed")?;
-    if record != provenance()? {
-        eprintln!(
-            "module: the committed object is of other sources, another compiler or another folder: cargo xtask module object"
-        );
+    if !is_current()? {
+        eprintln!("module: the committed object is of other sources or tools: cargo xtask module object");
         return Ok(());
     }
     ensure!(
-        fs::read(shipped())? == stripped(object)?,
+        fs::read(shipped())? == compile::stripped(object)?,
         "the committed object is not what its sources give: cargo xtask module object"
     );
     Ok(())
+}
+
+fn is_current() -> Result<bool> {
+    let record = fs::read_to_string(source().join("core/core.from")).context("no object is committed")?;
+    Ok(record == provenance()?)
+}
+
+/// A copy of the sources, in another folder, compiled from the beginning: the same bytes.
+fn elsewhere(object: &Path) -> Result<()> {
+    let place = folder().join("elsewhere");
+    let _ = fs::remove_dir_all(&place);
+    let (sources, built) = (place.join("sources"), place.join("core"));
+    for file in files()? {
+        let copy = sources.join(&file);
+        fs::create_dir_all(copy.parent().unwrap_or(&sources))?;
+        fs::copy(root().join(&file), copy)?;
+    }
+    let again = compile::object(&sources, &built, &[])?;
+    ensure!(
+        compile::stripped(&again)? == compile::stripped(object)?,
+        "the object depends on the folder that it is built in"
+    );
+    Ok(())
+}
+
+/// What is committed is what the sources give, here and elsewhere.
+pub(crate) fn verify() -> Vec<Outcome> {
+    const NAME: &str = "module: the committed object is of these sources";
+    if let Some(enable) = missing() {
+        return vec![Outcome::skipped(NAME, enable)];
+    }
+    let current = is_current().and_then(|current| {
+        ensure!(current, "it is of other sources or tools: cargo xtask module object");
+        committed(&build()?)
+    });
+    let moved = build().and_then(|object| elsewhere(&object));
+    vec![Outcome::new(NAME, current), Outcome::new("module: the same object in another folder", moved)]
 }
 
 /// Makes the committed object anew.
@@ -256,7 +229,7 @@ pub(crate) fn commit() -> Result<()> {
     contents(&object)?;
     stack(&object)?;
     fs::create_dir_all(source().join("core"))?;
-    fs::write(shipped(), stripped(&object)?)?;
+    fs::write(shipped(), compile::stripped(&object)?)?;
     fs::write(source().join("core/core.from"), provenance()?)?;
     Ok(())
 }

@@ -3,16 +3,17 @@
 //! A run of plain `get`s is served like one of the text protocol: decoded and hashed ahead, index lines and items asked for,
 //! each then answered by one lookup that writes the reply.
 
-use crate::classic::retrieval::{Answer, BATCH, PIN_TRIES, SPARE_BYTES, Tally};
+use crate::batch::Spot;
+use crate::classic::retrieval::{Answer, PIN_TRIES, SPARE_BYTES, Tally};
 use crate::session::{Phase, Sending, Session, Tail};
 use crate::{Engine, Next, Output, Step, Turn};
 use core::ops::ControlFlow::{self, Break, Continue};
 use unbuckle_store::{Expiry, Key, Mark};
 use unbuckle_wire::binary::{
-    Frame, GetForm, Header, Parts, REPLY_BYTES_MAX, Status, plain_get, value_front, write_reply,
+    Frame, GetForm, HEADER_BYTES, Header, Parts, REPLY_BYTES_MAX, Status, plain_get, value_front, write_reply,
 };
 
-/// A request that was decoded ahead.
+/// A request whose turn has come.
 #[derive(Clone, Copy)]
 struct Slot<'i> {
     key: Key<'i>,
@@ -20,8 +21,6 @@ struct Slot<'i> {
     /// Where the input goes on.
     after: usize,
 }
-
-type Batch<'i> = [Option<Slot<'i>>; BATCH];
 
 impl Engine<'_, '_> {
     /// Serves the run of plain `get`s at the front of the input; false if there is none.
@@ -31,23 +30,16 @@ impl Engine<'_, '_> {
         session: &mut Session,
         turn: &mut Turn<'_, '_, '_>,
     ) -> ControlFlow<Next, bool> {
-        let mut batch: Batch<'_> = [None; BATCH];
-        let count = self.gather_frames(turn, &mut batch);
-        if count == 0 {
+        self.gather_frames(turn);
+        if self.frames.len() == 0 {
             return Continue(false);
         }
-        if count > 1 {
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_line(&slot.key);
-            }
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_item(&slot.key);
-            }
-        }
+        self.frames.prefetch(&self.worker, turn.input);
         let mut tally = Tally::default();
         let mut step = Continue(());
-        for slot in batch.iter().map_while(Option::as_ref) {
-            step = self.look_up_frame(session, turn, slot, None, &mut tally);
+        for index in 0..self.frames.len() {
+            let Some(slot) = self.frame_slot(turn.input, index) else { break };
+            step = self.look_up_frame(session, turn, &slot, None, &mut tally);
             if step.is_break() || session.phase != Phase::Frame {
                 break;
             }
@@ -57,18 +49,23 @@ impl Engine<'_, '_> {
     }
 
     #[inline(always)]
-    fn gather_frames<'i>(&self, turn: &Turn<'i, '_, '_>, batch: &mut Batch<'i>) -> usize {
+    fn gather_frames(&mut self, turn: &Turn<'_, '_, '_>) {
         let mut at = turn.at;
-        let mut count = 0;
         let frames_max = turn.limit.wrapping_sub(turn.requests) as usize;
-        for place in batch.iter_mut().take(frames_max) {
-            let Some(get) = turn.input.get(at..).and_then(plain_get) else { break };
-            let Some(key) = self.worker.key(get.key) else { break };
+        let worker = &self.worker;
+        self.frames.fill(frames_max, || {
+            let get = turn.input.get(at..).and_then(plain_get)?;
+            let key = worker.key(get.key)?;
+            let key_at = at.wrapping_add(HEADER_BYTES);
             at = at.wrapping_add(get.total);
-            *place = Some(Slot { key, form: get.form, after: at });
-            count += 1;
-        }
-        count
+            Spot::new(&key, key_at, at, Some(get.form))
+        });
+    }
+
+    #[inline(always)]
+    fn frame_slot<'i>(&self, input: &'i [u8], index: usize) -> Option<Slot<'i>> {
+        let spot = self.frames.get(index)?;
+        Some(Slot { key: spot.key(&self.worker, input)?, form: spot.more?, after: spot.after() })
     }
 
     /// A retrieval that is not plain: it touches.

@@ -51,7 +51,7 @@ impl Engine<'_, '_> {
             }
             Some((user, password)) if known => {
                 session.authentication.begun = false;
-                Some(self.is_admitted(&mut session.authentication, user, password))
+                Some(self.is_admitted(session, user, password))
             }
             _ => {
                 session.authentication.begun = false;

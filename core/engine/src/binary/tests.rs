@@ -2,7 +2,7 @@
 //! replies are in the conformance suite, and in the model of `check/binary.rs`.
 
 use crate::check::Memory;
-use crate::{Counters, Engine, Gate, Next, OUTPUT_BYTES_MIN, Output, Protocol, Session, Settings};
+use crate::{Admission, Counters, Engine, Gate, Next, OUTPUT_BYTES_MIN, Output, Protocol, Session, Settings};
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
@@ -10,9 +10,16 @@ use std::vec::Vec;
 #[derive(Debug)]
 struct OneUser;
 
+/// A source from which nothing is heard.
+const KNOWN_FOR_WRONG: u64 = 13;
+
 impl Gate for OneUser {
-    fn admits(&self, user: &[u8], password: &[u8]) -> bool {
-        (user, password) == (b"foo", b"bar")
+    fn admits(&self, source: u64, user: &[u8], password: &[u8]) -> Admission {
+        match (source, user, password) {
+            (KNOWN_FOR_WRONG, ..) => Admission::Unheard,
+            (_, b"foo", b"bar") => Admission::Admitted,
+            _ => Admission::Wrong,
+        }
     }
 }
 
@@ -205,5 +212,20 @@ fn guesses_are_bounded() {
         let input = b"set a 0 0 7\r\nfoo baz\r\n".repeat(100);
         let (_, next) = ask(&mut engine, &mut Session::default(), &input, OUTPUT_BYTES_MIN);
         assert_eq!((next, engine.counters().auth_errors.value()), (Next::Close, 16));
+    });
+}
+
+#[test]
+fn who_is_not_heard_is_closed_even_with_the_right_password() {
+    with_engine(Settings::default(), Some(&OneUser), |mut engine| {
+        let mut session = Session::speaking(Protocol::Text).from(KNOWN_FOR_WRONG);
+        let (replies, next) =
+            ask(&mut engine, &mut session, b"set a 0 0 7\r\nfoo bar\r\nmn\r\n", OUTPUT_BYTES_MIN);
+        assert_eq!(replies, b"CLIENT_ERROR authentication failure\r\n");
+        assert_eq!((next, engine.counters().auth_errors.value()), (Next::Close, 1));
+        let mut session = Session::speaking(Protocol::Binary).from(KNOWN_FOR_WRONG);
+        let input = frame(0x21, b"", b"PLAIN", b"\0foo\0bar");
+        let (replies, next) = ask(&mut engine, &mut session, &input, OUTPUT_BYTES_MIN);
+        assert_eq!((statuses(&replies), next), (vec![0x20], Next::Close));
     });
 }

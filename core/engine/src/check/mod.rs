@@ -61,6 +61,8 @@ impl Memory {
                 evict: true,
                 seed: [7, 11],
                 relax: std::thread::yield_now,
+                give_back: None,
+                read_from_outside: false,
             },
         }
     }

@@ -1,6 +1,6 @@
 //! get, gets, gat, gats: the path that everything else is kept out of.
 //!
-//! Keys are looked up in batches: up to [`BATCH`] are decoded and hashed ahead, then all their index lines are asked
+//! Keys are looked up in batches: up to [`crate::batch::BATCH`] are decoded and hashed ahead, then all their index lines are asked
 //! for, then all their items, and only then is each looked up in order, so that a miss of the processor's cache is
 //! waited for once a batch, not once a key. A batch is a run of pipelined one-key `get`s, or the keys of one line.
 //!
@@ -9,16 +9,13 @@
 //! line's end, the rest of the line is checked first, as nothing can be taken back once it is sent. (Only a line longer
 //! than 64 KiB is answered before it is all there; a bad key in its later part comes after the values before it.)
 
+use crate::batch::{BATCH, Spot};
 use crate::session::{Phase, Retrieval, Sending, Session, Tail};
 use crate::{Engine, Next, Output, Step, Turn};
 use core::ops::ControlFlow::{self, Break, Continue};
 use unbuckle_store::{Key, Mark, Rewrite};
 use unbuckle_wire::text::{TOKENS_MAX, long_key_reply, tokens};
 use unbuckle_wire::{KEY_BYTES_MAX, reply, scan};
-
-/// Keys that are decoded ahead: enough to cover a memory access at their cost each, few enough that what was asked for
-/// first is still in the cache when it is used.
-pub(crate) const BATCH: usize = 16;
 
 /// How often a large item may slip away between finding and pinning it, before it counts as a miss.
 pub(crate) const PIN_TRIES: usize = 4;
@@ -30,7 +27,13 @@ const TAIL_BYTES: usize = reply::CRLF.len() + reply::END.len();
 pub(crate) const SPARE_BYTES: usize = 8;
 const _: () = assert!(SPARE_BYTES >= TAIL_BYTES);
 
-/// A key that was decoded ahead.
+/// A key that was decoded ahead: whether it is the last one of its line.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ahead {
+    last: bool,
+}
+
+/// A key whose turn has come.
 #[derive(Clone, Copy)]
 struct Slot<'i> {
     key: Key<'i>,
@@ -39,14 +42,12 @@ struct Slot<'i> {
     last: bool,
 }
 
-type Batch<'i> = [Option<Slot<'i>>; BATCH];
-
 /// What ended a batch of one line's keys.
-enum Ahead {
+enum End {
     /// Nothing: it is full, or ends with the line's last key.
     More,
     /// The line, which ends in spaces.
-    LineEnd {
+    Line {
         after: usize,
     },
     LongKey,
@@ -81,19 +82,17 @@ impl Engine<'_, '_> {
         session: &mut Session,
         turn: &mut Turn<'_, '_, '_>,
     ) -> ControlFlow<Next, bool> {
-        let mut batch: Batch<'_> = [None; BATCH];
-        let count = self.gather_gets(turn, &mut batch);
-        if count == 0 {
+        self.gather_gets(turn);
+        if self.gets.len() == 0 {
             return Continue(false);
         }
-        if count > 1 {
-            self.prefetch(&batch);
-        }
+        self.gets.prefetch(&self.worker, turn.input);
         session.retrieval = Retrieval::default();
         let mut tally = Tally::default();
         let mut step = Continue(());
-        for slot in batch.iter().map_while(Option::as_ref) {
-            step = self.look_up(session, turn, slot, &mut tally);
+        for index in 0..self.gets.len() {
+            let Some(slot) = self.slot(turn.input, index) else { break };
+            step = self.look_up(session, turn, &slot, &mut tally);
             if step.is_break() || session.phase != Phase::Idle {
                 break;
             }
@@ -103,46 +102,39 @@ impl Engine<'_, '_> {
     }
 
     #[inline(always)]
-    fn gather_gets<'i>(&self, turn: &Turn<'i, '_, '_>, batch: &mut Batch<'i>) -> usize {
+    fn gather_gets(&mut self, turn: &Turn<'_, '_, '_>) {
+        const WORD: &[u8] = b"get ";
         let mut at = turn.at;
-        let mut count = 0;
         let lines_max = turn.limit.wrapping_sub(turn.requests) as usize;
-        for place in batch.iter_mut().take(lines_max) {
-            let Some(rest) = turn.input.get(at..).and_then(|rest| rest.strip_prefix(b"get ")) else { break };
-            let Some((token, end)) = scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len))
-            else {
-                break;
-            };
+        let worker = &self.worker;
+        self.gets.fill(lines_max, || {
+            let rest = turn.input.get(at..)?.strip_prefix(WORD)?;
+            let (token, end) = rest.split_at_checked(scan::space_or_newline(rest)?)?;
             if end.first() != Some(&b'\n') {
-                break;
+                return None;
             }
-            let Some(key) = self.worker.key(token.strip_suffix(b"\r").unwrap_or(token)) else { break };
-            at = at.wrapping_add(token.len().wrapping_add(b"get \n".len()));
-            *place = Some(Slot { key, after: at, last: true });
-            count += 1;
-        }
-        count
+            let key = worker.key(token.strip_suffix(b"\r").unwrap_or(token))?;
+            let key_at = at.wrapping_add(WORD.len());
+            at = key_at.wrapping_add(token.len()).wrapping_add(1);
+            Spot::new(&key, key_at, at, Ahead { last: true })
+        });
     }
 
     #[inline(always)]
-    fn prefetch(&self, batch: &Batch<'_>) {
-        for slot in batch.iter().map_while(Option::as_ref) {
-            self.worker.prefetch_line(&slot.key);
-        }
-        for slot in batch.iter().map_while(Option::as_ref) {
-            self.worker.prefetch_item(&slot.key);
-        }
+    fn slot<'i>(&self, input: &'i [u8], index: usize) -> Option<Slot<'i>> {
+        let spot = self.gets.get(index)?;
+        Some(Slot { key: spot.key(&self.worker, input)?, after: spot.after(), last: spot.more.last })
     }
 
     /// Serves the next batch of the line under way.
     pub(crate) fn keys(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>) -> Step {
-        let mut batch: Batch<'_> = [None; BATCH];
-        let ahead = self.gather_keys(turn, &mut batch);
-        self.prefetch(&batch);
+        let end = self.gather_keys(turn);
+        self.gets.prefetch(&self.worker, turn.input);
         let mut tally = Tally::default();
         let mut step = Continue(());
-        for slot in batch.iter().map_while(Option::as_ref) {
-            step = self.look_up(session, turn, slot, &mut tally);
+        for index in 0..self.gets.len() {
+            let Some(slot) = self.slot(turn.input, index) else { break };
+            step = self.look_up(session, turn, &slot, &mut tally);
             if step.is_break() || session.phase != Phase::Keys {
                 break;
             }
@@ -152,51 +144,61 @@ impl Engine<'_, '_> {
         if session.phase != Phase::Keys {
             return Continue(());
         }
-        match ahead {
-            Ahead::More => Continue(()),
-            Ahead::LineEnd { .. } if turn.output.room() < reply::END.len() => self.output_full(session, turn),
-            Ahead::LineEnd { after } => {
+        match end {
+            End::More => Continue(()),
+            End::Line { .. } if turn.output.room() < reply::END.len() => self.output_full(session, turn),
+            End::Line { after } => {
                 turn.at = after;
                 Self::end_line(session, turn);
                 Continue(())
             }
-            Ahead::LongKey => {
+            End::LongKey => {
                 Self::refuse_keys(session, turn);
                 Continue(())
             }
-            Ahead::Partial { at } => {
+            End::Partial { at } => {
                 turn.at = at;
                 Break(Next::Input)
             }
         }
     }
 
-    fn gather_keys<'i>(&self, turn: &Turn<'i, '_, '_>, batch: &mut Batch<'i>) -> Ahead {
+    fn gather_keys(&mut self, turn: &Turn<'_, '_, '_>) -> End {
         let mut at = turn.at;
-        for place in batch {
+        let mut end = End::More;
+        let mut last = false;
+        let worker = &self.worker;
+        self.gets.fill(BATCH, || {
+            if last {
+                return None;
+            }
             let rest = turn.input.get(at..).unwrap_or_default();
             let indent = rest.iter().position(|byte| *byte != b' ').unwrap_or(rest.len());
             let rest = rest.get(indent..).unwrap_or_default();
             at = at.wrapping_add(indent);
-            let Some((token, end)) = scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len))
+            let Some((token, behind)) =
+                scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len))
             else {
                 // One more byte may be the '\r' of the line's end.
-                return if rest.len() > KEY_BYTES_MAX + 1 { Ahead::LongKey } else { Ahead::Partial { at } };
+                end = if rest.len() > KEY_BYTES_MAX + 1 { End::LongKey } else { End::Partial { at } };
+                return None;
             };
             let after = at.wrapping_add(token.len()).wrapping_add(1);
-            let last = end.first() == Some(&b'\n');
+            last = behind.first() == Some(&b'\n');
             let token = if last { token.strip_suffix(b"\r").unwrap_or(token) } else { token };
             if token.is_empty() {
-                return Ahead::LineEnd { after };
+                end = End::Line { after };
+                return None;
             }
-            let Some(key) = self.worker.key(token) else { return Ahead::LongKey };
-            *place = Some(Slot { key, after, last });
-            if last {
-                return Ahead::More;
-            }
+            let Some(key) = worker.key(token) else {
+                end = End::LongKey;
+                return None;
+            };
+            let spot = Spot::new(&key, at, after, Ahead { last });
             at = after;
-        }
-        Ahead::More
+            spot
+        });
+        end
     }
 
     /// Answers one key.

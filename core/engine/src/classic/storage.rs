@@ -204,45 +204,51 @@ impl Engine<'_, '_> {
     fn finish_upload(&mut self, session: &mut Session, turn: &mut Turn<'_, '_, '_>, end: &[u8; 2]) {
         session.phase = Phase::Idle;
         let Some(receiving) = session.receiving.take() else { return };
-        let Receiving { upload, purpose, key, .. } = receiving;
-        let Some(key) = self.worker.key(key.as_slice()) else {
-            self.worker.abort_upload(upload);
+        let Some(key) = self.worker.key(receiving.key.as_slice()) else {
+            self.worker.abort_upload(receiving.upload);
             return;
         };
-        let (verb, flags, expiry, cas, noreply) = match purpose {
-            Purpose::Classic { verb, flags, expiry, cas, noreply } => (verb, flags, expiry, cas, noreply),
-            Purpose::Meta(storage) => return self.finish_meta_upload(turn, upload, &key, &storage, end),
-            // It has no line end, and does not come here.
-            Purpose::Binary(_) => return self.worker.abort_upload(upload),
-        };
-        let reply = if end != reply::CRLF {
-            self.worker.abort_upload(upload);
-            reply::BAD_DATA_CHUNK
-        } else {
-            self.tell_lookup(&key);
-            let sent = Facts::sent(upload.value_len(), expiry);
-            match verb {
-                StoreVerb::Append | StoreVerb::Prepend => {
-                    let side = if verb == StoreVerb::Prepend { Side::Before } else { Side::After };
-                    let reply = joined(&self.join_upload(upload, &key, side, None));
-                    self.tell_joined(verb, &key, reply, sent);
-                    reply
-                }
-                verb => match self.worker.finish_upload(
-                    upload,
-                    &key,
-                    &new_item(flags, expiry, &[]),
-                    condition(verb, cas),
-                ) {
-                    Ok(stored) => {
-                        self.tell_stored(&key, storing(verb), stored, sent);
-                        self.stored(verb, stored)
-                    }
-                    Err(refused) => self.not_stored(verb, &key, refused),
-                },
+        match &receiving.purpose {
+            Purpose::Classic { verb, flags, expiry, cas, noreply } => {
+                let value = (*flags, *expiry, *cas);
+                let reply = self.finish_classic_upload(receiving.upload, &key, *verb, value, end);
+                turn.finish(end.len(), reply, *noreply);
             }
-        };
-        turn.finish(end.len(), reply, noreply);
+            Purpose::Meta(storage) => self.finish_meta_upload(turn, receiving.upload, &key, storage, end),
+            // It has no line end, and does not come here.
+            Purpose::Binary(_) => self.worker.abort_upload(receiving.upload),
+        }
+    }
+
+    #[inline(never)]
+    fn finish_classic_upload(
+        &mut self,
+        upload: Upload,
+        key: &Key<'_>,
+        verb: StoreVerb,
+        (flags, expiry, cas): (u32, Expiry, u64),
+        end: &[u8; 2],
+    ) -> &'static [u8] {
+        if end != reply::CRLF {
+            self.worker.abort_upload(upload);
+            return reply::BAD_DATA_CHUNK;
+        }
+        self.tell_lookup(key);
+        let sent = Facts::sent(upload.value_len(), expiry);
+        if matches!(verb, StoreVerb::Append | StoreVerb::Prepend) {
+            let side = if verb == StoreVerb::Prepend { Side::Before } else { Side::After };
+            let reply = joined(&self.join_upload(upload, key, side, None));
+            self.tell_joined(verb, key, reply, sent);
+            return reply;
+        }
+        let item = new_item(flags, expiry, &[]);
+        match self.worker.finish_upload(upload, key, &item, condition(verb, cas)) {
+            Ok(stored) => {
+                self.tell_stored(key, storing(verb), stored, sent);
+                self.stored(verb, stored)
+            }
+            Err(refused) => self.not_stored(verb, key, refused),
+        }
     }
 
     pub(crate) fn join_upload(

@@ -5,19 +5,28 @@
 //! what a lookup finds to be stale or large, go through [`Engine::meta_get`], one at a time.
 
 use super::{repeat_request, ttl};
-use crate::classic::retrieval::{BATCH, SPARE_BYTES};
+use crate::batch::Spot;
+use crate::classic::retrieval::SPARE_BYTES;
 use crate::classic::single::unchanged;
 use crate::session::{Phase, Sending, Session, Tail};
 use crate::{Engine, Next, Output, Step, Turn};
 use core::ops::ControlFlow::{self, Break, Continue};
 use unbuckle_store::{Condition, Expiry, Item, Key, Mark, NewItem, Pin, Rewrite, Rewritten, Stored};
-use unbuckle_wire::meta::{Flags, OPAQUE_TOO_LONG, REPLY_BYTES_MAX, Reply, Request};
+use unbuckle_wire::meta::{Flags, Letters, OPAQUE_TOO_LONG, REPLY_BYTES_MAX, Reply, Request};
 use unbuckle_wire::{reply, scan};
 
 /// How often an item may change between looking at it and pinning or creating it, before it counts as a miss.
 const FETCH_TRIES: usize = 8;
 
-/// A request that was decoded ahead.
+/// A request that was decoded ahead: its flags, and where they stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ahead {
+    flags_at: u32,
+    flags_len: u32,
+    letters: Letters,
+}
+
+/// A request whose turn has come.
 #[derive(Clone, Copy)]
 struct Slot<'i> {
     key: Key<'i>,
@@ -25,8 +34,6 @@ struct Slot<'i> {
     /// Where the input goes on.
     after: usize,
 }
-
-type Batch<'i> = [Option<Slot<'i>>; BATCH];
 
 /// What a lookup came to.
 #[derive(Clone, Copy)]
@@ -138,38 +145,27 @@ impl Engine<'_, '_> {
             // One at a time.
             return Continue(false);
         }
-        let mut batch: Batch<'_> = [None; BATCH];
-        let count = self.gather_meta_gets(turn, &mut batch);
-        if count == 0 {
+        self.gather_meta_gets(turn);
+        if self.meta_gets.len() == 0 {
             return Continue(false);
         }
-        if count > 1 {
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_line(&slot.key);
-            }
-            for slot in batch.iter().map_while(Option::as_ref) {
-                self.worker.prefetch_item(&slot.key);
-            }
-        }
+        self.meta_gets.prefetch(&self.worker, turn.input);
         let (mut hits, mut misses) = (0, 0);
         let mut step = Continue(true);
-        for slot in batch.iter().map_while(Option::as_ref) {
-            match self.answer_plain(turn.output, slot) {
+        for index in 0..self.meta_gets.len() {
+            let Some(slot) = self.meta_slot(turn.input, index) else { break };
+            match self.answer_plain(turn.output, &slot) {
                 Answer::Hit => hits += 1,
                 Answer::Miss => {
                     misses += 1;
-                    miss(turn.output, &Request::plain(slot.key.bytes(), slot.flags), &slot.key);
+                    miss_plain(turn.output, &slot);
                 }
                 Answer::Full => {
                     step = Break(Next::Output);
                     break;
                 }
                 Answer::Special(before) => {
-                    let bytes = slot.after.wrapping_sub(turn.at);
-                    let request = Request::plain(slot.key.bytes(), slot.flags);
-                    step = self
-                        .fetch(session, turn, bytes, &slot.key, &request, Some(before))
-                        .map_continue(|()| true);
+                    step = self.fetch_special(session, turn, &slot, before).map_continue(|()| true);
                     if step.is_break() || session.phase != Phase::Idle {
                         break;
                     }
@@ -186,37 +182,56 @@ impl Engine<'_, '_> {
     }
 
     #[inline(always)]
-    fn gather_meta_gets<'i>(&self, turn: &Turn<'i, '_, '_>, batch: &mut Batch<'i>) -> usize {
+    fn gather_meta_gets(&mut self, turn: &Turn<'_, '_, '_>) {
+        const WORD: &[u8] = b"mg ";
         let mut at = turn.at;
-        let mut count = 0;
         let lines_max = turn.limit.wrapping_sub(turn.requests) as usize;
-        for place in batch.iter_mut().take(lines_max) {
-            let Some(rest) = turn.input.get(at..).and_then(|rest| rest.strip_prefix(b"mg ")) else { break };
-            let Some((token, rest)) = scan::space_or_newline(rest).and_then(|len| rest.split_at_checked(len))
-            else {
-                break;
-            };
-            let Some((flags, line_end)) = scan::newline(rest).and_then(|len| rest.split_at_checked(len))
-            else {
-                break;
-            };
+        let worker = &self.worker;
+        self.meta_gets.fill(lines_max, || {
+            let rest = turn.input.get(at..)?.strip_prefix(WORD)?;
+            let (token, rest) = rest.split_at_checked(scan::space_or_newline(rest)?)?;
+            let (flags, line_end) = rest.split_at_checked(scan::newline(rest)?)?;
             // Without flags the key's token ends the line.
             let (key, flags) = match flags.strip_suffix(b"\r") {
                 _ if flags.is_empty() => (token.strip_suffix(b"\r").unwrap_or(token), flags),
                 Some(flags) => (token, flags),
                 None => (token, flags),
             };
-            let Some(key) = self.worker.key(key) else { break };
-            let Some(flags) = Flags::plain(flags) else { break };
+            let key = worker.key(key)?;
+            let letters = Flags::plain(flags)?.letters();
+            let key_at = at.wrapping_add(WORD.len());
+            let flags_at = u32::try_from(key_at.wrapping_add(token.len())).ok()?;
+            let flags_len = u32::try_from(flags.len()).ok()?;
             at = turn.input.len().wrapping_sub(line_end.len()).wrapping_add(1);
-            *place = Some(Slot { key, flags, after: at });
-            count += 1;
-        }
-        count
+            Spot::new(&key, key_at, at, Ahead { flags_at, flags_len, letters })
+        });
+    }
+
+    #[inline(always)]
+    fn meta_slot<'i>(&self, input: &'i [u8], index: usize) -> Option<Slot<'i>> {
+        let spot = self.meta_gets.get(index)?;
+        let Ahead { flags_at, flags_len, letters } = spot.more;
+        let text = input.get(flags_at as usize..)?.get(..flags_len as usize)?;
+        let flags = Flags::seen(text, letters);
+        Some(Slot { key: spot.key(&self.worker, input)?, flags, after: spot.after() })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fetch_special(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_, '_, '_>,
+        slot: &Slot<'_>,
+        before: Before,
+    ) -> Step {
+        let bytes = slot.after.wrapping_sub(turn.at);
+        let request = Request::plain(slot.key.bytes(), slot.flags);
+        self.fetch(session, turn, bytes, &slot.key, &request, Some(before))
     }
 
     /// Looks one key up and writes its reply.
-    #[inline(always)]
+    #[inline(never)]
     fn answer_plain(&mut self, output: &mut Output<'_>, slot: &Slot<'_>) -> Answer {
         let free = output.free();
         if free.len() < REPLY_BYTES_MAX {
@@ -234,9 +249,7 @@ impl Engine<'_, '_> {
             // By far the commonest request wants the value and nothing else.
             let header = if flags.are_answered() || item.stale() || item.win_token_sent() {
                 let cas = if cas_in_use { item.cas() } else { 0 };
-                let view = View::of(item, &slot.key, cas, Before::of(item));
-                let times = Times { now_s, touch: None, vivify: None, recache: None };
-                write_header(free, &view, flags, flags.has(b'v'), times).1
+                write_plain_header(free, item, &slot.key, cas, flags, now_s)
             } else if flags.has(b'v') {
                 Reply::value(free, item.value_len() as u64).finish()
             } else {
@@ -366,6 +379,7 @@ impl Engine<'_, '_> {
 
     /// One try. What it writes (all of the reply, or of a large value's the header) is behind the output, and not counted
     /// as filled yet.
+    #[inline(never)]
     fn fetch_once(
         &mut self,
         turn: &mut Turn<'_, '_, '_>,
@@ -481,6 +495,21 @@ fn last_expiry(flags: Flags<'_>, times: Times) -> Expiry {
     })
 }
 
+/// Writes the line of a hit that changes nothing.
+#[inline(never)]
+fn write_plain_header(
+    free: &mut [u8],
+    item: &Item<'_>,
+    key: &Key<'_>,
+    cas: u64,
+    flags: Flags<'_>,
+    now_s: u32,
+) -> Option<usize> {
+    let view = View::of(item, key, cas, Before::of(item));
+    let times = Times { now_s, touch: None, vivify: None, recache: None };
+    write_header(free, &view, flags, flags.has(b'v'), times).1
+}
+
 /// Writes a hit's line. Flags take effect in their order: a `t` in front of a `T` tells the old time to live.
 #[inline]
 fn write_header(
@@ -541,6 +570,11 @@ fn write_value(free: &mut [u8], start: usize, item: &Item<'_>) -> Option<usize> 
     let end = value.get_mut(len..)?.first_chunk_mut()?;
     *end = *reply::CRLF;
     Some(start.wrapping_add(len).wrapping_add(reply::CRLF.len()))
+}
+
+#[inline(never)]
+fn miss_plain(output: &mut Output<'_>, slot: &Slot<'_>) {
+    miss(output, &Request::plain(slot.key.bytes(), slot.flags), &slot.key);
 }
 
 /// The reply to a miss, which `q` leaves out. There is room for it.

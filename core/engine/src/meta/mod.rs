@@ -12,6 +12,7 @@ mod delete;
 mod get;
 mod set;
 
+pub(crate) use get::Ahead;
 pub(crate) use set::Storage;
 
 use crate::classic::storage::memcached_bytes;

@@ -123,10 +123,11 @@ impl Engine<'_, '_> {
         line: &Line<'_>,
         arguments: &[u8],
     ) -> Step {
-        let (value_len, request) = match meta::decode_set(arguments) {
-            Set::Request { value_len, request } => (value_len, request),
+        let decoded = meta::decode_set(arguments);
+        let (value_len, request) = match &decoded {
+            Set::Request { value_len, request } => (*value_len, request),
             Set::Refused { value_len, reply } => {
-                Self::refuse_block(session, turn, line, value_len, reply);
+                Self::refuse_block(session, turn, line, *value_len, reply);
                 return Continue(());
             }
             Set::Malformed => {
@@ -138,8 +139,20 @@ impl Engine<'_, '_> {
             Self::refuse_block(session, turn, line, value_len, meta::INVALID_SET_MODE);
             return Continue(());
         };
+        self.meta_set_key(session, turn, line, value_len, request, mode)
+    }
+
+    fn meta_set_key(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_, '_, '_>,
+        line: &Line<'_>,
+        value_len: u32,
+        request: &Request<'_>,
+        mode: Mode,
+    ) -> Step {
         let mut buffer = KeyBuffer::default();
-        let Some(key) = self.worker.key(buffer.key(&request)) else { return Break(Next::Close) };
+        let Some(key) = self.worker.key(buffer.key(request)) else { return Break(Next::Close) };
         if self.is_too_large(key.bytes().len(), request.client_flags, u64::from(value_len)) {
             let storing = mode.storing(request.cas.is_some());
             let reply = self.meta_not_stored(&key, storing, Refused::TooLarge);
@@ -151,10 +164,11 @@ impl Engine<'_, '_> {
             Self::refuse_block(session, turn, line, value_len, meta::OPAQUE_TOO_LONG);
             return Continue(());
         }
-        self.take_value(session, turn, line, value_len, &key, &request, mode)
+        self.take_value(session, turn, line, value_len, &key, request, mode)
     }
 
     #[allow(clippy::too_many_arguments)] // the request's parts, each looked at once
+    #[inline(never)]
     fn take_value(
         &mut self,
         session: &mut Session,
@@ -384,6 +398,8 @@ impl Engine<'_, '_> {
     }
 
     /// A refused `ms` also removes what was there, in any mode: the client has been told that it is out of date.
+    #[cold]
+    #[inline(never)]
     fn meta_not_stored(&mut self, key: &Key<'_>, storing: Storing, refused: Refused) -> &'static [u8] {
         self.tell_stored(key, storing, refused, Facts::default());
         self.worker.delete(key, None);

@@ -10,9 +10,7 @@ use super::crate_under_test;
 #[cfg(not(shuttle))]
 use crate_under_test::{Adopted, Unusable, left};
 use crate_under_test::{Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts, page_bytes_log2};
-use unbuckle_layout::sync::AtomicU64;
-#[cfg(not(shuttle))]
-use unbuckle_layout::sync::Ordering;
+use unbuckle_layout::sync::{AtomicU64, Ordering};
 
 fn leak<T>(n: usize, make: impl Fn() -> T) -> &'static [T] {
     (0..n).map(|_| make()).collect::<Vec<T>>().leak()
@@ -25,7 +23,18 @@ pub fn options(limit_bytes: u64) -> Options {
         evict: true,
         seed: [7, 11],
         relax: std::thread::yield_now,
+        give_back: None,
+        read_from_outside: false,
     }
+}
+
+/// With an owner who takes memory back: it becomes zeroes.
+pub fn options_giving_back(limit_bytes: u64) -> Options {
+    let zero = |words: &[AtomicU64]| {
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        true
+    };
+    Options { give_back: Some(zero), ..options(limit_bytes) }
 }
 
 pub fn store(options: &Options, workers: usize) -> &'static Store<'static> {

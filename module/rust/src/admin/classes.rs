@@ -73,8 +73,8 @@ fn line(reply: &mut Text<'_, '_>, prefix: &[u8], class: u64, name: &[u8], value:
 
 pub(super) fn items(core: &Core, reply: &mut Text<'_, '_>) {
     for (class, _, gauges) in held(core) {
-        for name in ITEMS {
-            let value = match name {
+        for name in &ITEMS {
+            let value = match *name {
                 b"number" | b"number_cold" => gauges.items,
                 b"mem_requested" => gauges.bytes,
                 b"evicted" => gauges.evictions,
@@ -95,8 +95,8 @@ pub(super) fn slabs(core: &Core, reply: &mut Text<'_, '_>) {
         let chunks_per_page = (PAGE_BYTES / chunk_bytes.max(1)).max(1);
         let pages = gauges.items.div_ceil(chunks_per_page);
         let chunks = pages.saturating_mul(chunks_per_page);
-        for name in SLABS {
-            let value = match name {
+        for name in &SLABS {
+            let value = match *name {
                 b"chunk_size" => chunk_bytes,
                 b"chunks_per_page" => chunks_per_page,
                 b"total_pages" => pages,

@@ -13,11 +13,11 @@ const VERSION: &[u8] = b"1.6.45";
 /// The region's clock begins here: see `time.c`.
 const SECONDS_BEFORE_START: u32 = 2;
 
-/// Everything that counts up, with its name: the engines' first, then the store's and the shim's.
-/// `stats reset` sets these back.
-struct Totals([u64; TOTALS]);
+/// Everything that counts up, with its name: the engines' first, then the shim's and the store's. `stats reset` sets these
+/// back. They are added up in the core, as the stack is short; who asks at the same time adds up the same.
+struct Totals<'c>(&'c Core);
 
-const NAMES: [&[u8]; 33] = [
+const DOOR: [&[u8]; 16] = [
     b"total_connections",
     b"rejected_connections",
     b"idle_kicks",
@@ -34,6 +34,8 @@ const NAMES: [&[u8]; 33] = [
     b"udp_dropped_size",
     b"udp_dropped_queue",
     b"udp_dropped_unsent",
+];
+const STORE: [&[u8]; 17] = [
     b"total_items",
     b"evictions",
     b"evicted_unfetched",
@@ -52,72 +54,25 @@ const NAMES: [&[u8]; 33] = [
     b"corrupt",
     b"out_of_memory",
 ];
-const _: () = assert!(Counters::COUNT + NAMES.len() <= TOTALS);
+const _: () = assert!(Counters::COUNT + DOOR.len() + STORE.len() <= TOTALS);
 
-impl Totals {
-    fn now(core: &Core) -> Totals {
-        let mut totals = [0u64; TOTALS];
-        for desk in core.desks {
-            for (total, value) in totals.iter_mut().zip(desk.counters.values()) {
-                *total = total.wrapping_add(value);
-            }
-        }
-        let (store, door) = (core.store.counts(), door_counts());
-        let values: [u64; NAMES.len()] = [
-            door.connections_total,
-            door.connections_rejected,
-            door.idle_kicks,
-            door.bytes_read,
-            door.bytes_written,
-            door.yields,
-            door.out_of_memory,
-            door.udp_hooked,
-            door.udp_from_socket,
-            door.udp_replies,
-            door.udp_dropped_malformed,
-            door.udp_dropped_checksum,
-            door.udp_dropped_rate,
-            door.udp_dropped_size,
-            door.udp_dropped_queue,
-            door.udp_dropped_unsent,
-            store.total_items,
-            store.evictions,
-            store.evicted_unfetched,
-            store.evicted_active,
-            store.expired_unfetched,
-            store.reclaimed,
-            store.crawler_reclaimed,
-            store.crawler_items_checked,
-            store.get_expired,
-            store.get_flushed,
-            store.index_evictions,
-            store.relocated,
-            store.read_retries,
-            store.locked_reads,
-            store.ghost_hits,
-            store.corrupt,
-            store.out_of_memory,
-        ];
-        for (total, value) in totals.iter_mut().skip(Counters::COUNT).zip(values) {
-            *total = value;
-        }
-        Totals(totals)
-    }
-
-    /// Since the last reset.
-    fn since(core: &Core) -> Totals {
-        let mut totals = Totals::now(core);
-        for (total, baseline) in totals.0.iter_mut().zip(&core.baseline) {
-            *total = total.saturating_sub(baseline.load(Relaxed));
-        }
-        totals
+impl<'c> Totals<'c> {
+    /// As of now, since the last reset.
+    fn now(core: &'c Core) -> Totals<'c> {
+        engines_now(core);
+        door_now(core);
+        store_now(core);
+        Totals(core)
     }
 
     /// 0 for a name that nothing counts.
     fn value(&self, name: &[u8]) -> u64 {
         let engines = Counters::NAMES.iter().map(|name| name.as_bytes());
-        let at = engines.chain(NAMES).position(|counted| counted == name);
-        at.and_then(|at| self.0.get(at)).copied().unwrap_or(0)
+        let names = engines.chain(DOOR.iter().copied()).chain(STORE.iter().copied());
+        let Some(at) = names.zip(self.0.totals).position(|(counted, _)| counted == name) else { return 0 };
+        let [total, baseline] = [self.0.totals, self.0.baseline]
+            .map(|counts| counts.get(at).map_or(0, |count| count.load(Relaxed)));
+        total.saturating_sub(baseline)
     }
 
     fn all(&self, reply: &mut Text<'_, '_>, names: &[&[u8]]) {
@@ -127,15 +82,82 @@ impl Totals {
     }
 }
 
+/// Puts values in their places in the totals, behind the first `before`.
+fn put(core: &Core, before: usize, values: impl IntoIterator<Item = u64>) {
+    for (total, value) in core.totals.iter().skip(before).zip(values) {
+        total.store(value, Relaxed);
+    }
+}
+
+#[inline(never)]
+fn engines_now(core: &Core) {
+    let mut sums = [0u64; Counters::COUNT];
+    for desk in core.desks {
+        for (sum, value) in sums.iter_mut().zip(desk.counters.values()) {
+            *sum = sum.wrapping_add(value);
+        }
+    }
+    put(core, 0, sums);
+}
+
+#[inline(never)]
+fn door_now(core: &Core) {
+    let door = door_counts();
+    let values: [u64; DOOR.len()] = [
+        door.connections_total,
+        door.connections_rejected,
+        door.idle_kicks,
+        door.bytes_read,
+        door.bytes_written,
+        door.yields,
+        door.out_of_memory,
+        door.udp_hooked,
+        door.udp_from_socket,
+        door.udp_replies,
+        door.udp_dropped_malformed,
+        door.udp_dropped_checksum,
+        door.udp_dropped_rate,
+        door.udp_dropped_size,
+        door.udp_dropped_queue,
+        door.udp_dropped_unsent,
+    ];
+    put(core, Counters::COUNT, values);
+}
+
+#[inline(never)]
+fn store_now(core: &Core) {
+    let store = core.store.counts();
+    let values: [u64; STORE.len()] = [
+        store.total_items,
+        store.evictions,
+        store.evicted_unfetched,
+        store.evicted_active,
+        store.expired_unfetched,
+        store.reclaimed,
+        store.crawler_reclaimed,
+        store.crawler_items_checked,
+        store.get_expired,
+        store.get_flushed,
+        store.index_evictions,
+        store.relocated,
+        store.read_retries,
+        store.locked_reads,
+        store.ghost_hits,
+        store.corrupt,
+        store.out_of_memory,
+    ];
+    put(core, Counters::COUNT + DOOR.len(), values);
+}
+
 pub(super) fn reset(core: &Core) {
-    let Totals(totals) = Totals::now(core);
-    for (baseline, total) in core.baseline.iter().zip(totals) {
-        baseline.store(total, Relaxed);
+    let Totals(core) = Totals::now(core);
+    for (baseline, total) in core.baseline.iter().zip(core.totals) {
+        baseline.store(total.load(Relaxed), Relaxed);
     }
 }
 
 pub(super) fn general(core: &Core, now_s: u32, reply: &mut Text<'_, '_>) {
-    let since = Totals::since(core);
+    let since = Totals::now(core);
     let gauges = core.store.gauges();
     let now_s = core.now_s(now_s);
     reply.stat(b"pid", 0);
@@ -171,7 +193,7 @@ pub(super) fn general(core: &Core, now_s: u32, reply: &mut Text<'_, '_>) {
     since.all(reply, &ITEMS);
 }
 
-fn connections(core: &Core, since: &Totals, reply: &mut Text<'_, '_>) {
+fn connections(core: &Core, since: &Totals<'_>, reply: &mut Text<'_, '_>) {
     let current = door_counts().connections;
     reply.stat(b"max_connections", u64::from(core.settings.connections_max));
     reply.stat(b"curr_connections", current);
@@ -291,5 +313,5 @@ pub(super) fn own(core: &Core, reply: &mut Text<'_, '_>) {
     reply.stat(b"pages_small", gauges.pages_small);
     reply.stat(b"pages_main", gauges.pages_main);
     reply.stat(b"page_bytes", gauges.page_bytes);
-    Totals::since(core).all(reply, &OWN);
+    Totals::now(core).all(reply, &OWN);
 }

@@ -1,0 +1,290 @@
+//! A large value that becomes another: append and prepend, and whatever else keeps a part of the old one.
+//!
+//! What is appended goes behind the end of the chain that is there, so that it costs what is appended: the rest of the last
+//! chunk and the link behind it are nobody's, as every reader stops where its own value ends. They are written under the
+//! stripe's lock, a chunk's worth at most, just before the item's new description takes the old one's place.
+//! What is put in front, and what makes a small value large, is a new chain, copied in one request.
+
+use crate::chunks::{CHUNK_DATA_BYTES, Chain};
+use crate::counts::Count;
+use crate::log::{Body, Need, Staged};
+use crate::pin::{Pin, copy_exact};
+use crate::read::Place;
+use crate::upload::Upload;
+use crate::write::{Committed, Read};
+use crate::{Item, Key, Refused, Rewrite, Rewritten, Worker};
+use core::ops::Range;
+use unbuckle_layout::item::{Head, option};
+use unbuckle_layout::sync::Ordering;
+
+/// Where [`Worker::finish_join`] puts the uploaded value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Before,
+    After,
+}
+
+/// Bytes that go into a value.
+#[derive(Clone, Copy)]
+enum Piece<'a> {
+    Bytes(&'a [u8]),
+    /// Of the record at `offset`, from byte `start` of it on.
+    Inline {
+        offset: u64,
+        start: usize,
+        len: usize,
+    },
+    /// Pinned, or not linked yet.
+    Large(Chain),
+}
+
+const NOTHING: Piece<'static> = Piece::Bytes(&[]);
+
+impl Piece<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::Inline { len, .. } => *len as u64,
+            Piece::Large(chain) => chain.value_len,
+        }
+    }
+}
+
+/// A value in the making: the old one, if it is kept, between two parts.
+struct Join<'a> {
+    before: Piece<'a>,
+    keep: bool,
+    after: Piece<'a>,
+}
+
+impl<'r> Worker<'_, 'r> {
+    /// A rewrite whose outcome, or whose old value, is large.
+    pub(crate) fn rewrite_large(
+        &mut self,
+        key: &Key<'_>,
+        read: &Read<'r>,
+        head: Head,
+        rewrite: &Rewrite<'_>,
+    ) -> Result<Committed, Refused> {
+        let (before, after) = (Piece::Bytes(rewrite.before), Piece::Bytes(rewrite.after));
+        self.make(key, read, head, &Join { before, keep: rewrite.keep, after })
+    }
+
+    /// Stores what was uploaded together with the value that `key` has now: append and prepend of large values.
+    /// `fits` sees the old item and may decline. The CAS becomes `cas`, or the next. Like an append or prepend of small
+    /// values, this makes a new item, without the old one's meta marks.
+    pub fn finish_join(
+        &mut self,
+        upload: Upload,
+        key: &Key<'_>,
+        side: Side,
+        cas: Option<u64>,
+        mut fits: impl FnMut(&Item<'_>) -> bool,
+    ) -> Rewritten<()> {
+        let joined = if upload.remaining() == 0 {
+            self.join(&upload, key, side, cas, &mut fits)
+        } else {
+            Rewritten::Declined(())
+        };
+        self.abort_upload(upload);
+        joined
+    }
+
+    fn join(
+        &mut self,
+        upload: &Upload,
+        key: &Key<'_>,
+        side: Side,
+        cas: Option<u64>,
+        fits: &mut impl FnMut(&Item<'_>) -> bool,
+    ) -> Rewritten<()> {
+        let added = Piece::Large(upload.chain);
+        let join = match side {
+            Side::Before => Join { before: added, keep: true, after: NOTHING },
+            Side::After => Join { before: NOTHING, keep: true, after: added },
+        };
+        loop {
+            let Some(read) = self.read_for_rewrite(key) else { return Rewritten::NotFound };
+            let fits = fits(&self.item_at(&read.place));
+            if !read.place.line.unchanged(read.state) {
+                continue;
+            }
+            if !fits {
+                return Rewritten::Declined(());
+            }
+            let mut head = read.place.head;
+            head.stamp = self.draw_stamp(head.stamp);
+            head.cas = cas.unwrap_or(head.stamp);
+            head.options &= !(option::CAS | option::STALE | option::WIN_TOKEN_SENT);
+            head.options |= if cas.is_some() { option::CAS } else { 0 };
+            match self.make(key, &read, head, &join) {
+                Ok(Committed::Done { cas }) => {
+                    self.count(Count::TotalItems);
+                    return Rewritten::Done { cas };
+                }
+                Ok(_) => {}
+                Err(refused) => return Rewritten::Refused(refused),
+            }
+        }
+    }
+
+    /// Makes the new value, and puts it in the place of what was read.
+    fn make(
+        &mut self,
+        key: &Key<'_>,
+        read: &Read<'r>,
+        mut head: Head,
+        join: &Join<'_>,
+    ) -> Result<Committed, Refused> {
+        head.options |= option::LARGE;
+        let Place { offset, head: old, .. } = read.place;
+        if !join.keep {
+            return self.make_copy(key, read, head, [&join.before, &NOTHING, &join.after]);
+        }
+        if !old.has(option::LARGE) {
+            let (start, len) = (old.value_start(), old.value_len as usize);
+            let kept = Piece::Inline { offset, start, len };
+            return self.make_copy(key, read, head, [&join.before, &kept, &join.after]);
+        }
+        let Some(pin) = self.pin_read(key, read) else { return Ok(Committed::Changed) };
+        let made = if join.before.len() == 0 {
+            self.lengthen(key, read, head, &pin.chain, &join.after)
+        } else {
+            self.make_copy(key, read, head, [&join.before, &Piece::Large(pin.chain), &join.after])
+        };
+        self.unpin(pin);
+        made
+    }
+
+    /// Pins the value that was read; `None` if the item has changed since.
+    fn pin_read(&mut self, key: &Key<'_>, read: &Read<'r>) -> Option<Pin> {
+        let Place { offset, head, .. } = read.place;
+        let _guard = self.store.lock_stripe(key.hash);
+        let found = self.store.find_locked(key);
+        if !read.is_current(self.store, found.as_ref()) {
+            return None;
+        }
+        self.store.pin_chain(self.store.chain_at(offset, &head))
+    }
+
+    /// A chain of its own, of copies of all pieces.
+    fn make_copy(
+        &mut self,
+        key: &Key<'_>,
+        read: &Read<'r>,
+        head: Head,
+        pieces: [&Piece<'_>; 3],
+    ) -> Result<Committed, Refused> {
+        let total = pieces.iter().fold(0u64, |total, piece| total.saturating_add(piece.len()));
+        let mut upload = self.begin_upload(key.bytes.len(), total)?;
+        for piece in pieces {
+            if let Err(refused) = self.copy_piece(&mut upload, piece, 0..piece.len()) {
+                self.abort_upload(upload);
+                return Err(refused);
+            }
+        }
+        self.settle(&upload);
+        let committed = self
+            .stage_chain(key, read, head, &upload.chain)
+            .and_then(|staged| self.commit(key, staged, read.expect()));
+        if !matches!(committed, Ok(Committed::Done { .. })) {
+            self.store.release_chain(&upload.chain);
+        }
+        committed
+    }
+
+    /// The chain `old`, with `added` behind its end.
+    fn lengthen(
+        &mut self,
+        key: &Key<'_>,
+        read: &Read<'r>,
+        head: Head,
+        old: &Chain,
+        added: &Piece<'_>,
+    ) -> Result<Committed, Refused> {
+        let value_len = old.value_len.saturating_add(added.len());
+        if !self.store.fits(key.bytes.len(), value_len) {
+            return Err(Refused::TooLarge);
+        }
+        let near = added.len().min(old.room());
+        // What does not go into the last chunk gets chunks while nothing is locked.
+        let mut far = self.begin_upload(key.bytes.len(), added.len() - near)?;
+        if let Err(refused) = self.copy_piece(&mut far, added, near..added.len()) {
+            self.abort_upload(far);
+            return Err(refused);
+        }
+        self.settle(&far);
+        let last = if far.chain.last == 0 { old.last } else { far.chain.last };
+        let chain = Chain { value_len, first: old.first, last };
+        let committed = self.stage_chain(key, read, head, &chain).and_then(|staged| {
+            self.commit_after(key, staged, read.expect(), |worker| {
+                let mut end = Upload::behind(old, near, worker.store);
+                // Its chunk is there: nothing can be missing.
+                let _ = worker.copy_piece(&mut end, added, 0..near);
+                if let Some(link) = worker.store.chunk_word(old.last, 0) {
+                    link.store(far.chain.first, Ordering::Relaxed);
+                }
+                worker.store.lengthen_pins(&chain);
+            })
+        });
+        if !matches!(committed, Ok(Committed::Done { .. })) {
+            self.store.release_chain(&far.chain);
+        }
+        committed
+    }
+
+    fn stage_chain(
+        &mut self,
+        key: &Key<'_>,
+        read: &Read<'r>,
+        head: Head,
+        chain: &Chain,
+    ) -> Result<Staged, Refused> {
+        let description = chain.encode();
+        let body = Body { key: key.bytes, before: &description, kept: None, after: &[] };
+        self.stage(self.store.lane_of(read.place.offset), head, &body, Need::Request)
+    }
+
+    /// Copies the bytes `range` of a piece to the end of an upload.
+    fn copy_piece(
+        &mut self,
+        upload: &mut Upload,
+        piece: &Piece<'_>,
+        range: Range<u64>,
+    ) -> Result<(), Refused> {
+        let mut buffer = [0; 128];
+        let mut at = range.start;
+        let mut reader = match piece {
+            Piece::Bytes(bytes) => {
+                let (from, to) = (range.start as usize, range.end as usize);
+                return self.upload(upload, bytes.get(from..to).unwrap_or(&[]));
+            }
+            Piece::Inline { .. } => None,
+            Piece::Large(chain) => Some(Pin::reader(*chain)),
+        };
+        while at < range.end {
+            let left = (range.end - at).min(buffer.len() as u64) as usize;
+            let Some(to) = buffer.get_mut(..left) else { break };
+            match (piece, &mut reader) {
+                (Piece::Inline { offset, start, .. }, _) => {
+                    copy_exact(self.store.region.rest_of_page(*offset), start + at as usize, to);
+                }
+                (_, Some(reader)) => {
+                    self.read_pinned(reader, at, to);
+                }
+                _ => break,
+            }
+            self.upload(upload, to)?;
+            at += left as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Chain {
+    /// Bytes that the last chunk still has room for.
+    fn room(&self) -> u64 {
+        let filled = self.value_len % CHUNK_DATA_BYTES as u64;
+        if filled == 0 { 0 } else { CHUNK_DATA_BYTES as u64 - filled }
+    }
+}
