@@ -13,6 +13,7 @@ pub mod instructions;
 pub mod random;
 pub mod servers;
 pub mod sys;
+pub mod tcx;
 pub mod tls;
 pub mod trace;
 pub mod udp;

@@ -107,6 +107,8 @@ pub struct Settings {
     pub memory_file: Option<PathBuf>,
     /// `--fastpath` of this interface when given; ours alone has it.
     pub fast_path: Option<String>,
+    /// False: the kernel gives its memory small pages only.
+    pub huge_pages: bool,
     /// Chain and key: the server has TLS, and a second port without it.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// What a floor answers.
@@ -128,6 +130,7 @@ impl Settings {
             item_bytes_max: None,
             memory_file: None,
             fast_path: None,
+            huge_pages: true,
             tls: None,
             canned,
             cores,
@@ -169,7 +172,9 @@ impl Server {
         // A child inherits the affinity of the thread that starts it.
         let before = sys::cores()?;
         sys::pin(&settings.cores)?;
+        sys::huge_pages_allow(settings.huge_pages)?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        sys::huge_pages_allow(true)?;
         sys::pin(&before)?;
         let child = child.with_context(|| format!("starting {}", binaries.path(kind).display()))?;
         let address = SocketAddrV4::new(settings.address(), port);

@@ -34,6 +34,12 @@ pub fn pin(cores: &[usize]) -> Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) }).map(drop)
 }
 
+/// Whether this process, and what it starts from now on, may have huge pages.
+pub fn huge_pages_allow(allow: bool) -> Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!allow), 0, 0, 0) }).map(drop)
+}
+
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn open_files_max() -> Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

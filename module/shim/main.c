@@ -20,20 +20,13 @@ static int start_udp(void)
 
 	if (!parameters.udp)
 		return 0;
-	error = ub_udp_sockets_start(home, &parameters);
+	error = ub_udp_workers_start(&parameters);
 	if (error)
 		return error;
-	error = ub_udp_workers_start(home, &parameters);
+	ub_hook_prepare(&parameters);
+	error = ub_namespaces_start(home, &parameters);
 	if (error)
-		goto sockets;
-	error = ub_hook_start(home, &parameters);
-	if (error)
-		goto workers;
-	return 0;
-workers:
-	ub_udp_workers_stop();
-sockets:
-	ub_udp_sockets_stop();
+		ub_udp_workers_stop();
 	return error;
 }
 
@@ -41,9 +34,8 @@ static void stop_udp(void)
 {
 	if (!parameters.udp)
 		return;
-	ub_hook_stop(home);
+	ub_namespaces_stop();
 	ub_udp_workers_stop();
-	ub_udp_sockets_stop();
 }
 
 static int __init ub_init(void)

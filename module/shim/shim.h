@@ -15,6 +15,7 @@
 #include <linux/percpu.h>
 #include <linux/skbuff.h>
 #include <linux/spinlock.h>
+#include <linux/workqueue.h>
 #include <net/net_namespace.h>
 #include "core.h"
 
@@ -94,18 +95,30 @@ void ub_report_stop(void);
 bool ub_udp_serve(struct net *net, struct sk_buff *skb, int interface);
 
 /* udp_hook.c: requests on their way up, before a socket is looked for. */
-int ub_hook_start(struct net *net, const struct ub_parameters *parameters);
+void ub_hook_prepare(const struct ub_parameters *parameters);
+int ub_hook_start(struct net *net);
 void ub_hook_stop(struct net *net);
 
 /* udp_workers.c: threads that serve what the hook takes. */
-int ub_udp_workers_start(struct net *net, const struct ub_parameters *parameters);
+int ub_udp_workers_start(const struct ub_parameters *parameters);
 void ub_udp_workers_stop(void);
 /* Gives the request to a worker; false if its queue is full. Takes the packet if true. */
 bool ub_udp_workers_queue(struct sk_buff *skb, const struct nf_hook_state *state, unsigned int payload);
 
-/* udp_socket.c: owns the port, and answers what the hook leaves. */
-int ub_udp_sockets_start(struct net *net, const struct ub_parameters *parameters);
-void ub_udp_sockets_stop(void);
+/* udp_socket.c: owns the port in a namespace, and answers what the hook leaves. One for each address family. */
+struct ub_udp_sockets {
+	struct ub_udp_socket {
+		struct socket *socket;
+		struct work_struct work;
+		void (*ready_before)(struct sock *sk);
+	} of_family[2];
+};
+int ub_udp_sockets_start(struct ub_udp_sockets *sockets, struct net *net, const struct ub_parameters *parameters);
+void ub_udp_sockets_stop(struct ub_udp_sockets *sockets);
+
+/* namespaces.c: where UDP is served: in `home`, and wherever else it was added. */
+int ub_namespaces_start(struct net *home, const struct ub_parameters *parameters);
+void ub_namespaces_stop(void);
 
 /* tcp_listen.c and tcp_connection.c: connections, served by workers. */
 int ub_tcp_start(struct net *net, const struct ub_parameters *parameters);

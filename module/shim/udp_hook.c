@@ -106,14 +106,17 @@ static const struct nf_hook_ops hooks[] = {
 #endif
 };
 
-int ub_hook_start(struct net *net, const struct ub_parameters *parameters)
+void ub_hook_prepare(const struct ub_parameters *parameters)
 {
-	int error;
-
 	port = htons(parameters->port);
 	bound = parameters->address;
 	to_workers = parameters->udp_workers > 0;
-	error = nf_register_net_hooks(net, hooks, ARRAY_SIZE(hooks));
+}
+
+int ub_hook_start(struct net *net)
+{
+	int error = nf_register_net_hooks(net, hooks, ARRAY_SIZE(hooks));
+
 	if (error)
 		pr_err("cannot register with netfilter: error %d\n", error);
 	return error;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * UDP sockets: one for each address family. They own the port, so that nobody else can have it and clients are not told
+ * UDP sockets: in each namespace one for each address family. They own the port, so that nobody else can have it and clients are not told
  * that it is closed, and they get whatever the hook leaves: fragments put together, aggregates taken apart, packets with
  * options, the first packet of a flow that is tracked.
  */
@@ -17,17 +17,9 @@
 /* Requests before others may run. */
 #define BUDGET 64
 
-struct udp_socket {
-	struct socket *socket;
-	struct work_struct work;
-	void (*ready_before)(struct sock *sk);
-};
-
-static struct udp_socket sockets[2];
-
 static void ready(struct sock *sk)
 {
-	struct udp_socket *own;
+	struct ub_udp_socket *own;
 
 	read_lock_bh(&sk->sk_callback_lock);
 	own = sk->sk_user_data;
@@ -60,7 +52,7 @@ static void serve(struct sock *sk, struct sk_buff *skb)
 
 static void work(struct work_struct *item)
 {
-	struct udp_socket *own = container_of(item, struct udp_socket, work);
+	struct ub_udp_socket *own = container_of(item, struct ub_udp_socket, work);
 	struct sock *sk = own->socket->sk;
 	struct sk_buff *skb;
 	int left, error;
@@ -75,7 +67,7 @@ static void work(struct work_struct *item)
 	queue_work(system_unbound_wq, &own->work);
 }
 
-static int start(struct udp_socket *own, struct net *net, int family, const struct ub_parameters *parameters)
+static int start(struct ub_udp_socket *own, struct net *net, int family, const struct ub_parameters *parameters)
 {
 	unsigned int port = parameters->port;
 	struct sock *sk;
@@ -108,7 +100,7 @@ static int start(struct udp_socket *own, struct net *net, int family, const stru
 	return 0;
 }
 
-static void stop(struct udp_socket *own)
+static void stop(struct ub_udp_socket *own)
 {
 	struct sock *sk;
 
@@ -124,21 +116,21 @@ static void stop(struct udp_socket *own)
 	own->socket = NULL;
 }
 
-int ub_udp_sockets_start(struct net *net, const struct ub_parameters *parameters)
+int ub_udp_sockets_start(struct ub_udp_sockets *sockets, struct net *net, const struct ub_parameters *parameters)
 {
-	int error = start(&sockets[0], net, AF_INET, parameters);
+	int error = start(&sockets->of_family[0], net, AF_INET, parameters);
 
 	if (!error)
-		error = start(&sockets[1], net, AF_INET6, parameters);
+		error = start(&sockets->of_family[1], net, AF_INET6, parameters);
 	if (error)
-		ub_udp_sockets_stop();
+		ub_udp_sockets_stop(sockets);
 	return error;
 }
 
-void ub_udp_sockets_stop(void)
+void ub_udp_sockets_stop(struct ub_udp_sockets *sockets)
 {
-	stop(&sockets[0]);
-	stop(&sockets[1]);
+	stop(&sockets->of_family[0]);
+	stop(&sockets->of_family[1]);
 	/* A callback that has found nobody may still be on its way out of this file. */
 	synchronize_net();
 }

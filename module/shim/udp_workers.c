@@ -23,7 +23,6 @@ struct worker {
 static struct worker *workers;
 static unsigned int workers_count;
 static bool route_by_key;
-static struct net *home;
 static atomic_t next_worker = ATOMIC_INIT(0);
 
 /* The request's second word. */
@@ -41,14 +40,30 @@ static u32 key_hash(const u8 *payload, unsigned int len)
 	return jhash(payload + min(start, len), end - min(start, end), 0);
 }
 
+/* Where a packet in a queue came in; the stack has no more use for this room. */
+#define net_of(skb) (*(struct net **)(skb)->cb)
+
+static void put(struct sk_buff *skb)
+{
+	struct net *net = net_of(skb);
+
+	consume_skb(skb);
+	put_net(net);
+}
+
 bool ub_udp_workers_queue(struct sk_buff *skb, const struct nf_hook_state *state, unsigned int payload)
 {
 	u32 pick = route_by_key ? key_hash(skb->data + payload, skb->len - payload) : atomic_inc_return(&next_worker);
 	struct worker *worker = &workers[pick % workers_count];
+	struct net *net;
 
 	if (skb_queue_len(&worker->queue) >= QUEUE_MAX)
 		return false;
-	/* Whatever it refers to may be gone when its turn comes. */
+	/* Whatever it refers to may be gone when its turn comes; its namespace is held. */
+	net = maybe_get_net(state->net);
+	if (!net)
+		return false;
+	net_of(skb) = net;
 	skb_orphan(skb);
 	skb_dst_drop(skb);
 	nf_reset_ct(skb);
@@ -70,19 +85,18 @@ static int work(void *context)
 			schedule();
 		__set_current_state(TASK_RUNNING);
 		while ((skb = skb_dequeue(&worker->queue))) {
-			ub_udp_serve(home, skb, skb->skb_iif);
-			consume_skb(skb);
+			ub_udp_serve(net_of(skb), skb, skb->skb_iif);
+			put(skb);
 			cond_resched();
 		}
 	}
 	return 0;
 }
 
-int ub_udp_workers_start(struct net *net, const struct ub_parameters *parameters)
+int ub_udp_workers_start(const struct ub_parameters *parameters)
 {
 	unsigned int number, cpu = -1;
 
-	home = net;
 	route_by_key = parameters->route_by_key;
 	if (!parameters->udp_workers)
 		return 0;
@@ -115,11 +129,13 @@ int ub_udp_workers_start(struct net *net, const struct ub_parameters *parameters
 
 void ub_udp_workers_stop(void)
 {
+	struct sk_buff *skb;
 	unsigned int number;
 
 	for (number = 0; number < workers_count; number++) {
 		kthread_stop(workers[number].task);
-		skb_queue_purge(&workers[number].queue);
+		while ((skb = skb_dequeue(&workers[number].queue)))
+			put(skb);
 	}
 	workers_count = 0;
 	kvfree(workers);

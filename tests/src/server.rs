@@ -6,7 +6,7 @@ use crate::transcript::{Case, Transport, Users, UsersForm};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -286,7 +286,7 @@ impl Server {
                 bail!("the server ended at its start with {status}: {}", self.errors_text());
             }
             let listening = match &self.address {
-                Address::Port(address) => is_listening(self.process_id(), address.port()),
+                Address::Port(address) => is_listening(self.process_id(), *address),
                 Address::Path(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
             };
             if listening {
@@ -361,16 +361,20 @@ pub fn stats(server: SocketAddr, command: &str) -> Result<BTreeMap<String, Strin
     bail!("{command:?}: the server closed");
 }
 
-/// Whether this very process listens on the port. A connection would prove less: it may reach another process that got
+/// Whether this very process listens at the address, of IPv4. A connection would prove less: it may reach another process that got
 /// the port first, or, where nobody listens, itself.
-fn is_listening(process: u32, port: u16) -> bool {
+fn is_listening(process: u32, address: SocketAddr) -> bool {
     const LISTENING: &str = "0A";
     let table = std::fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap_or_default();
-    let wanted = format!(":{port:04X}");
+    let host = match address.ip() {
+        IpAddr::V4(host) => u32::from_ne_bytes(host.octets()),
+        IpAddr::V6(_) => return false,
+    };
+    let wanted = format!("{host:08X}:{:04X}", address.port());
     let socket = table.lines().skip(1).find_map(|row| {
         let columns: Vec<&str> = row.split_whitespace().collect();
         match columns[..] {
-            [_, local, _, LISTENING, _, _, _, _, _, inode, ..] if local.ends_with(&wanted) => {
+            [_, local, _, LISTENING, _, _, _, _, _, inode, ..] if local == wanted => {
                 Some(format!("socket:[{inode}]"))
             }
             _ => None,

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const NAME: &str = "fast path: the committed programs are what their source gives";
-const OBJECT: &str = "fastpath/objects/fastpath.bpf.o";
+/// The programs of the fast path, and those that measurements compare with.
+const OBJECTS: [&str; 2] = ["fastpath", "floor"];
 /// What the object was built with.
 const TOOLCHAIN: &str = "fastpath/objects/TOOLCHAIN";
 
@@ -49,9 +50,11 @@ pub(crate) fn verify() -> Vec<Outcome> {
 }
 
 fn same() -> Result<()> {
-    let built = std::fs::read(build()?)?;
-    let committed = std::fs::read(root().join(OBJECT)).with_context(|| OBJECT.to_owned())?;
-    ensure!(built == committed, "they differ: run `cargo xtask fastpath build` and commit what it writes");
+    for (name, built) in build()? {
+        let committed = committed(name);
+        let same = std::fs::read(built)? == std::fs::read(&committed).with_context(|| name.to_owned())?;
+        ensure!(same, "{name} differs: run `cargo xtask fastpath build` and commit what it writes");
+    }
     Ok(())
 }
 
@@ -59,9 +62,15 @@ fn commit() -> Result<()> {
     if let Some(enable) = bpf_missing() {
         bail!("missing; to enable it: {enable}");
     }
-    std::fs::copy(build()?, root().join(OBJECT))?;
+    for (name, built) in build()? {
+        std::fs::copy(built, committed(name))?;
+    }
     std::fs::write(root().join(TOOLCHAIN), toolchain()?)?;
     Ok(())
+}
+
+fn committed(name: &str) -> PathBuf {
+    root().join(format!("fastpath/objects/{name}.bpf.o"))
 }
 
 /// Compiler and linker by version, a line each.
@@ -71,8 +80,8 @@ fn toolchain() -> Result<String> {
     Ok(format!("{}\n{}\n", compiler.trim(), linker.trim()))
 }
 
-/// Builds the programs and strips what no kernel reads; where the object is.
-fn build() -> Result<PathBuf> {
+/// Builds the programs and strips what no kernel reads; each object's name, and where it is.
+fn build() -> Result<Vec<(&'static str, PathBuf)>> {
     let folder = target_folder().join("fastpath");
     let mut build = cargo();
     build.current_dir(root().join("fastpath/program"));
@@ -82,7 +91,13 @@ fn build() -> Result<PathBuf> {
     build.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", "bpf-linker");
     build.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", flags(&folder)?);
     captured(&mut build)?;
-    let (built, object) = (folder.join(BPF_TARGET).join("release/fastpath"), folder.join("fastpath.bpf.o"));
+    OBJECTS.iter().map(|name| Ok((*name, finished(name, &folder)?))).collect()
+}
+
+/// Checks one that is built, and strips it.
+fn finished(name: &str, folder: &Path) -> Result<PathBuf> {
+    let (built, object) =
+        (folder.join(BPF_TARGET).join("release").join(name), folder.join(format!("{name}.bpf.o")));
     let undefined = undefined(&built)?;
     ensure!(undefined.is_empty(), "needed and defined nowhere: {undefined:?}");
     // A mangled name has a hash in it of where the project lies.
@@ -101,6 +116,7 @@ fn flags(target: &Path) -> Result<String> {
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     Ok([
         "-Ctarget-cpu=v3".to_owned(),
+        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         remap(&root(), "/unbuckle"),

@@ -7,9 +7,11 @@
 mod capacity;
 mod cores;
 mod fast_path;
+mod map_memory;
 mod misses;
 mod multiget;
 mod overhead;
+mod passed;
 mod pipelined;
 mod report;
 mod restart;
@@ -69,7 +71,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "udp", about: "UDP get", run: udp_get::run },
     Section {
         name: "fastpath",
-        about: "UDP get answered in the kernel; TCP over memory in maps",
+        about: "UDP get answered in the kernel, beside an echo there; what is passed; TCP over memory in maps",
         run: fast_path::run,
     },
     Section { name: "tail", about: "p99 at 70 % of memcached's own maximum", run: tail::run },

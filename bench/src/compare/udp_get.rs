@@ -12,7 +12,7 @@ use crate::veth::{Place, Veth};
 use crate::workload::Workload;
 use anyhow::{Context, Result};
 
-const WINDOW: usize = 64;
+pub(super) const WINDOW: usize = 64;
 
 pub(super) fn run(setting: &Setting, report: &mut Report) -> Result<()> {
     run_at(setting, report, "on loopback", None)?;

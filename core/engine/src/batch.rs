@@ -91,8 +91,6 @@ impl<T: Copy> Batch<T> {
         if self.count < 2 {
             return;
         }
-        let keys = || self.spots.iter().take(self.count).filter_map(|spot| spot.key(worker, input));
-        keys().for_each(|key| worker.prefetch_line(&key));
-        keys().for_each(|key| worker.prefetch_item(&key));
+        worker.prefetch(self.spots.iter().take(self.count).filter_map(|spot| spot.key(worker, input)));
     }
 }

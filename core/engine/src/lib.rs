@@ -258,13 +258,8 @@ impl<'s, 'r> Engine<'s, 'r> {
         let mut keys = [None; ANTICIPATED_MAX];
         for (slot, input) in keys.iter_mut().zip(inputs) {
             *slot = unbuckle_wire::text::likely_key(input).and_then(|key| self.worker.key(key));
-            if let Some(key) = slot {
-                self.worker.prefetch_line(key);
-            }
         }
-        for key in keys.iter().flatten() {
-            self.worker.prefetch_item(key);
-        }
+        self.worker.prefetch(keys.iter().flatten().copied());
     }
 
     /// The first byte of a connection's first request has come, or not.

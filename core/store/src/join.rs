@@ -24,6 +24,8 @@ pub enum Side {
     After,
 }
 
+// Functions are kept apart here (`inline(never)`): their frames would add up, and a kernel's stack is short.
+
 /// Bytes that go into a value.
 #[derive(Clone, Copy)]
 enum Piece<'a> {
@@ -129,6 +131,7 @@ impl<'r> Worker<'_, 'r> {
     }
 
     /// Makes the new value, and puts it in the place of what was read.
+    #[inline(never)]
     fn make(
         &mut self,
         key: &Key<'_>,
@@ -157,6 +160,7 @@ impl<'r> Worker<'_, 'r> {
     }
 
     /// Pins the value that was read; `None` if the item has changed since.
+    #[inline(never)]
     fn pin_read(&mut self, key: &Key<'_>, read: &Read<'r>) -> Option<Pin> {
         let Place { offset, head, .. } = read.place;
         let _guard = self.store.lock_stripe(key.hash);
@@ -168,6 +172,7 @@ impl<'r> Worker<'_, 'r> {
     }
 
     /// A chain of its own, of copies of all pieces.
+    #[inline(never)]
     fn make_copy(
         &mut self,
         key: &Key<'_>,
@@ -194,6 +199,7 @@ impl<'r> Worker<'_, 'r> {
     }
 
     /// The chain `old`, with `added` behind its end.
+    #[inline(never)]
     fn lengthen(
         &mut self,
         key: &Key<'_>,
@@ -233,6 +239,7 @@ impl<'r> Worker<'_, 'r> {
         committed
     }
 
+    #[inline(never)]
     fn stage_chain(
         &mut self,
         key: &Key<'_>,
@@ -246,6 +253,7 @@ impl<'r> Worker<'_, 'r> {
     }
 
     /// Copies the bytes `range` of a piece to the end of an upload.
+    #[inline(never)]
     fn copy_piece(
         &mut self,
         upload: &mut Upload,

@@ -8,7 +8,7 @@
 //! [`grow`] the index, [`reclaim`] eviction, [`crawl`] expiry and upkeep, [`chunks`] (with [`upload`], [`pin`] and
 //! [`join`]) large values, [`pages`] and
 //! [`queue`] the memory beneath, [`spare`] its way back, [`adopt`] and [`repair`] what a store before this one has left in it;
-//! [`walk`] and [`observe`] are for those who look on.
+//! [`walk`] and [`observe`] are for those who look on. [`request`] and [`item`] are what requests are made of, and shown.
 #![no_std]
 
 mod adopt;
@@ -18,6 +18,7 @@ mod counts;
 mod crawl;
 mod grow;
 mod insert;
+mod item;
 mod join;
 mod lock;
 mod log;
@@ -28,6 +29,7 @@ mod queue;
 mod read;
 mod reclaim;
 mod repair;
+mod request;
 mod spare;
 mod upload;
 mod walk;
@@ -36,19 +38,22 @@ mod write;
 pub use adopt::{Adopted, Left, Life, Unreadable, left, pages_noted, unseal};
 pub use classes::{CLASSES_MAX, ClassGauges};
 pub use counts::{Counts, WorkerCounts};
+pub use item::Item;
 pub use join::Side;
 pub use observe::{Missing, Observer};
 pub use pages::Page;
 pub use pin::Pin;
+pub use request::{
+    Condition, Deleted, Expiry, Mark, NewItem, Refused, Rewrite, RewriteCas, Rewritten, Stored,
+};
 pub use upload::Upload;
 pub use walk::Walk;
 
 use lock::{Guard, Lock};
 use unbuckle_layout::access::Access;
-use unbuckle_layout::item::{Head, option};
 use unbuckle_layout::region::Region;
 use unbuckle_layout::sync::{AtomicU32, AtomicU64, Ordering};
-use unbuckle_layout::{KEY_BYTES_MAX, bytes, hash, header, index, item};
+use unbuckle_layout::{KEY_BYTES_MAX, hash, header, index};
 
 /// What a store is made with. Sizes in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -231,7 +236,7 @@ impl<'r> Store<'r> {
             spare: Default::default(),
             grow_lock: Lock::default(),
             flush_lock: Lock::default(),
-            next_stamp: AtomicU64::new(1 << item::SEQUENCE_BITS),
+            next_stamp: AtomicU64::new(1 << unbuckle_layout::item::SEQUENCE_BITS),
             index_pages: AtomicU32::new(0),
             items_rough: AtomicU64::new(0),
             pages_taken: AtomicU64::new(0),
@@ -472,214 +477,6 @@ impl<'k> Key<'k> {
     pub fn hash(&self) -> u64 {
         self.hash
     }
-}
-
-/// Expiry in whole seconds since the region was made. The engine converts from the wire's forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expiry(pub u32);
-
-impl Expiry {
-    /// No expiry.
-    pub const NEVER: Expiry = Expiry(0);
-    /// Already past: stored and at once dead, as memcached does with a negative exptime. (Time begins at 2.)
-    pub const PAST: Expiry = Expiry(1);
-}
-
-/// A live item as a reader sees it, before validation. Only good inside the closure that it is handed to.
-#[derive(Clone, Copy, Debug)]
-pub struct Item<'a> {
-    words: &'a [AtomicU64],
-    head: Head,
-    access: Access,
-    now_s: u32,
-}
-
-impl Item<'_> {
-    #[inline]
-    pub fn flags(&self) -> u32 {
-        self.head.flags
-    }
-
-    #[inline]
-    pub fn cas(&self) -> u64 {
-        self.head.cas
-    }
-
-    /// Length of the value, bytes.
-    #[inline]
-    pub fn value_len(&self) -> usize {
-        if self.is_large() { chunks::large_value_len(self) } else { self.head.value_len as usize }
-    }
-
-    /// Its size as memcached counts it, the 8 bytes of a CAS included.
-    pub fn memcached_bytes(&self) -> u64 {
-        let optional = if self.head.flags == 0 { 0 } else { 4 };
-        (self.value_len() as u64).wrapping_add(ITEM_OVERHEAD_BYTES + optional + u64::from(self.head.key_len))
-    }
-
-    pub fn key_len(&self) -> usize {
-        usize::from(self.head.key_len)
-    }
-
-    #[inline]
-    pub fn expiry(&self) -> Expiry {
-        Expiry(self.head.expiry)
-    }
-
-    /// When it was stored, seconds since the region was made.
-    pub fn stored_s(&self) -> u32 {
-        self.head.stored_s()
-    }
-
-    /// When it was last fetched (stored, if never), to 64 s, for a quarter of an hour back.
-    pub fn accessed_s(&self) -> u32 {
-        self.access.accessed_s(self.head.stored_s(), self.now_s)
-    }
-
-    /// Whether it was ever fetched, not counting now.
-    pub fn fetched(&self) -> bool {
-        self.access.fetched()
-    }
-
-    pub fn stale(&self) -> bool {
-        self.head.has(option::STALE)
-    }
-
-    pub fn win_token_sent(&self) -> bool {
-        self.head.has(option::WIN_TOKEN_SENT)
-    }
-
-    /// Its key was given in base64, and is to be told so.
-    pub fn key_binary(&self) -> bool {
-        self.head.has(option::KEY_BINARY)
-    }
-
-    /// Kept in chunks: read through [`Worker::pin`], never by `copy_value`.
-    #[inline]
-    pub fn is_large(&self) -> bool {
-        self.head.has(option::LARGE)
-    }
-
-    /// Copies the whole value to the front of `out`, which must have 8 bytes more than the value (copies are whole words).
-    /// Returns false (and nothing usable) if it has not, or if the item is large.
-    #[inline]
-    pub fn copy_value(&self, out: &mut [u8]) -> bool {
-        !self.is_large()
-            && bytes::copy_out(self.words, self.head.value_start(), self.head.value_len as usize, out)
-    }
-
-    /// Copies the key to the front of `out`, likewise.
-    pub fn copy_key(&self, out: &mut [u8]) -> bool {
-        bytes::copy_out(self.words, self.head.key_start(), self.key_len(), out)
-    }
-}
-
-/// What a hit does to the item's access mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// Counts as use: raises its frequency, sets fetched and last access.
-    Used,
-    /// Leaves no trace (meta reads that keep the LRU as it is, metadump).
-    None,
-}
-
-/// What must hold for an item to be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    Always,
-    /// add
-    Absent,
-    /// replace
-    Present,
-    /// cas
-    Cas(u64),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    Stored {
-        cas: u64,
-    },
-    /// Condition Absent or Present did not hold.
-    NotStored,
-    /// Condition Cas: there, but with another CAS.
-    Exists,
-    /// Condition Cas: not there.
-    NotFound,
-}
-
-/// Why nothing was stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    TooLarge,
-    OutOfMemory,
-}
-
-/// What to store under a key.
-#[derive(Clone, Copy, Debug)]
-pub struct NewItem<'a> {
-    pub flags: u32,
-    pub expiry: Expiry,
-    pub value: &'a [u8],
-    /// `Some` sets the CAS to exactly this (meta `E`); `None` draws the next.
-    pub cas: Option<u64>,
-    pub stale: bool,
-    pub win_token_sent: bool,
-    /// Its key was given in base64. Rewrites keep this.
-    pub key_binary: bool,
-}
-
-impl<'a> NewItem<'a> {
-    /// A value and nothing else: no flags, no expiry, the next CAS.
-    #[must_use]
-    pub fn plain(value: &'a [u8]) -> NewItem<'a> {
-        let (flags, expiry, cas) = (0, Expiry::NEVER, None);
-        NewItem { flags, expiry, value, cas, stale: false, win_token_sent: false, key_binary: false }
-    }
-}
-
-/// How [`Worker::rewrite`] changes an item: the new value is `before`, the old value if `keep`, `after`.
-#[derive(Clone, Copy, Debug)]
-pub struct Rewrite<'a> {
-    pub before: &'a [u8],
-    pub keep: bool,
-    pub after: &'a [u8],
-    /// `None` leaves it.
-    pub expiry: Option<Expiry>,
-    /// `None` leaves them.
-    pub flags: Option<u32>,
-    pub cas: RewriteCas,
-    pub stale: bool,
-    pub win_token_sent: bool,
-}
-
-/// What a rewrite does to the CAS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RewriteCas {
-    /// Touch and the meta marks: the item keeps its CAS. Only for changes that keep the value.
-    Keep,
-    /// Draws the next.
-    Next,
-    Exactly(u64),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rewritten<T> {
-    Done {
-        cas: u64,
-    },
-    NotFound,
-    /// The closure declined, with its reason; nothing changed.
-    Declined(T),
-    Refused(Refused),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deleted {
-    Deleted,
-    NotFound,
-    /// A CAS was given and differs.
-    Exists,
 }
 
 /// One thread's hands on the store. Not `Sync`.

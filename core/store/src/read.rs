@@ -241,16 +241,22 @@ impl<'r> Store<'r> {
 }
 
 impl<'s, 'r> Worker<'s, 'r> {
-    /// Hints for a batch: first the index line of every key, then the item of every key, then `get` of every key.
-    #[inline]
-    pub fn prefetch_line(&self, key: &Key<'_>) {
+    /// A hint for a batch of keys that are looked up next: asks for the index line of each, then for the item of each, so
+    /// that the touches overlap. One by one each would be waited for.
+    #[inline(always)]
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>> + Clone) {
+        keys.clone().for_each(|key| self.prefetch_line(&key));
+        keys.for_each(|key| self.prefetch_item(&key));
+    }
+
+    #[inline(always)]
+    fn prefetch_line(&self, key: &Key<'_>) {
         let lines = self.store.region.load(header::LINES);
         self.store.region.prefetch(self.store.region.line_at(index::place(key.hash, 0, lines)));
     }
 
-    /// See [`Worker::prefetch_line`].
-    #[inline]
-    pub fn prefetch_item(&self, key: &Key<'_>) {
+    #[inline(always)]
+    fn prefetch_item(&self, key: &Key<'_>) {
         let region = self.store.region;
         let lines = region.load(header::LINES);
         let Some(line) = region.line(index::place(key.hash, 0, lines)) else { return };

@@ -15,8 +15,8 @@ use described::{grown, key, read, set, set_value, version_of};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use support::{Random, copied, options, store_and_words, with_adopted};
-use unbuckle_layout::sync::{AtomicU64, on_store};
+use support::{Random, copied, options, store_and_words, with_adopted, zeroed};
+use unbuckle_layout::sync::{AtomicU64, Ordering, on_store};
 use unbuckle_store::{Expiry, Mark, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
 
 type Contents = HashMap<u64, u64>;
@@ -65,6 +65,8 @@ struct Simulation {
     keys: u64,
     /// A copy before every so manyth store.
     every: u64,
+    /// Memory in which copies are adopted by somebody who dies, too, before each of its stores.
+    second: Option<&'static [AtomicU64]>,
 }
 
 #[derive(Default, Debug)]
@@ -78,7 +80,7 @@ impl Simulation {
     fn new(limit_bytes: u64, keys: u64, every: u64) -> Simulation {
         let options = options(limit_bytes);
         let (store, words) = store_and_words(&options, 1);
-        Simulation { store, words, options, keys, every }
+        Simulation { store, words, options, keys, every, second: None }
     }
 
     /// `step` says which key it has rewritten with the value that it had, if it has.
@@ -97,11 +99,28 @@ impl Simulation {
                 if let Some(rewritten) = rewritten {
                     before.remove(&rewritten);
                 }
-                self.check(&copy, &before, &after, &mut seen);
+                // A check changes what it has adopted.
+                let second = self.deaths_in_adoption(&copy);
+                for copy in std::iter::once(copy).chain(second) {
+                    self.check(&copy, &before, &after, &mut seen);
+                }
             }
             before = after;
         }
         seen
+    }
+
+    /// What those leave who die while they adopt this.
+    fn deaths_in_adoption(&self, copy: &[AtomicU64]) -> Vec<Vec<AtomicU64>> {
+        let Some(words) = self.second else { return Vec::new() };
+        for (to, from) in words.iter().zip(copy) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let camera = Camera::start(words, 1);
+        let adopted = with_adopted(words, &self.options, 1, 2, |_, _| ());
+        on_store(None);
+        adopted.expect("a region that can be adopted");
+        camera.take()
     }
 
     fn check(&self, copy: &[AtomicU64], before: &Contents, after: &Contents, seen: &mut Seen) {
@@ -174,6 +193,26 @@ fn small_changes() {
     });
     println!("{seen:?}");
     assert!(seen.crashes > 5000 && seen.repaired > 0 && seen.dropped > 0);
+}
+
+/// The one that adopts what a crash has left dies, too, and the next one adopts that.
+#[test]
+fn a_second_death_during_adoption() {
+    let simulation = Simulation::new(1 << 20, 40, 401);
+    let simulation = Simulation { second: Some(zeroed(simulation.words.len())), ..simulation };
+    let mut random = Random(5);
+    let seen = simulation.run(400, |worker, step| {
+        let number = random.below(40);
+        if random.below(8) == 0 {
+            let name = key(number);
+            worker.delete(&worker.key(&name).unwrap(), None);
+        } else {
+            let _ = set(worker, number, step + 1, random.below(400) as usize, 0);
+        }
+        None
+    });
+    println!("{seen:?}");
+    assert!(seen.crashes > 1000, "{seen:?}");
 }
 
 /// The index grows line by line while items are added, and shrinks while they go.

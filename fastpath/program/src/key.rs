@@ -4,13 +4,15 @@
 //! version again. Only an item that is there and alive is answered; a miss is the server's, who proves it, and so is
 //! everything that a writer is changing at this moment.
 
+use crate::clock;
 use crate::meta;
-use crate::region::{self, Header, Place};
+use crate::region::{self, BLOCK_BYTES, Header, Place};
 use crate::reply;
 use crate::scratch::{Bytes, PAYLOAD, Scratch};
+use crate::verifier::opaque;
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason, flag};
 use unbuckle_layout::access::Access;
-use unbuckle_layout::item::{Head, option};
+use unbuckle_layout::item::{FIXED_BYTES, Head, option, optional_bytes};
 use unbuckle_layout::line::{Line, State, lowest_byte};
 use unbuckle_layout::{KEY_BYTES_MAX, hash, index};
 
@@ -32,7 +34,10 @@ pub(crate) mod command {
 }
 
 /// Candidates of a line that are looked at. Ten bits of tag must agree: more are as good as never there.
-const CANDIDATES: usize = 2;
+const CANDIDATES: u64 = 2;
+/// Positions at which a value may begin: below the datagram's end, a power of two.
+const ROOM: u64 = 2048;
+const _: () = assert!(PAYLOAD + DATAGRAM_BYTES_MAX as u64 <= ROOM && ROOM + BLOCK_BYTES <= 4096);
 /// Words that hold the longest value which fits a reply.
 const VALUE_WORDS_MAX: u64 = (DATAGRAM_BYTES_MAX as u64).div_ceil(8) + 1;
 const KEY_WORDS_MAX: u64 = (KEY_BYTES_MAX as u64).div_ceil(8);
@@ -40,6 +45,8 @@ const KEY_WORDS_MAX: u64 = (KEY_BYTES_MAX as u64).div_ceil(8);
 const SPACES_MAX: u32 = 4;
 /// `\r\n` and `END\r\n`.
 const TAIL_BYTES: u64 = 7;
+/// A value of more words is copied by the kernel: a call costs as much as so many.
+const WORDS_COPIED_HERE: u64 = 12;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
@@ -63,8 +70,7 @@ pub(crate) struct Token {
 
 /// The token at `cursor`, of at most `8 * words_max` bytes. Behind the request's last byte, a newline, nothing is read.
 #[inline(always)]
-pub(crate) fn token(scratch: &mut Scratch, cursor: u64, words_max: u64) -> Option<Token> {
-    let frame = scratch.frame.bytes();
+pub(crate) fn token(frame: Bytes, cursor: u64, words_max: u64) -> Option<Token> {
     let mut at = cursor;
     let mut spaces = 0;
     while frame.load1(at) == u64::from(b' ') {
@@ -85,7 +91,7 @@ pub(crate) fn token(scratch: &mut Scratch, cursor: u64, words_max: u64) -> Optio
             return None;
         }
     };
-    let len = scratch.forget(len);
+    let len = frame.forget(len);
     let last = frame.load1(at + len) == u64::from(b'\n');
     let after = at + len + 1;
     // A line may end in `\r\n`; anywhere else `\r` is a byte like others.
@@ -112,7 +118,9 @@ pub(crate) fn answer_key(command: u64) -> u64 {
 
 #[inline(always)]
 fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
-    let Some(token) = token(scratch, scratch.cursor, KEY_WORDS_MAX + 1) else { return Err(Reason::Command) };
+    let Some(token) = token(scratch.frame.bytes(), scratch.cursor, KEY_WORDS_MAX + 1) else {
+        return Err(Reason::Command);
+    };
     if token.last && token.after != scratch.end {
         return Err(Reason::Command); // another command follows
     }
@@ -134,7 +142,7 @@ fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
             meta::read_flags()?;
         }
     }
-    hit(scratch, command)?;
+    hit(scratch.again(), command)?;
     Ok(if token.last || command == command::META { outcome::DONE } else { outcome::MORE })
 }
 
@@ -144,17 +152,26 @@ struct Found {
     line_at: u64,
     state: State,
     slot: usize,
+    record: Place,
     /// Word offset in the region.
-    record: u64,
-    head: Head,
+    record_at: u64,
 }
 
 #[inline(always)]
 fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
     let Some(header) = Header::read() else { return Err(Reason::Internal) };
-    let flushed = header.flushed(scratch.now_s);
     let found = find(scratch, &header)?;
-    let head = found.head;
+    let record = found.record;
+    let mut head = Head::decode([record.load(0), record.load(1), record.load(2), record.load(3)]);
+    // What is not there is 0: that is not to make three cases of all that follows.
+    head.expiry = scratch.frame.bytes().forget(u64::from(head.expiry)) as u32;
+    head.flags = scratch.frame.bytes().forget(u64::from(head.flags)) as u32;
+    let value_start = key_start(u64::from(head.options)) + u64::from(head.key_len);
+    if head.expiry != 0 || header.flush_is_timed() {
+        clock::read();
+    }
+    let scratch = scratch.again();
+    let flushed = header.flushed(scratch.now_s);
     if head.expiry != 0 && u64::from(head.expiry) <= scratch.now_s || head.stamp <= flushed {
         return Err(Reason::Miss);
     }
@@ -169,19 +186,20 @@ fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
         scratch.item_cas = cas;
         scratch.item_expiry = u64::from(head.expiry);
         meta::write_header()?;
-        meta::has(scratch.letters, b'v')
+        meta::has(scratch.again().letters, b'v')
     } else {
         let cas = if command == command::GETS { Some(cas) } else { None };
         reply::value_header(scratch, u64::from(head.flags), value_len, cas)?;
         true
     };
+    let scratch = scratch.again();
     if with_value {
         let at = scratch.filled;
         if at + value_len + TAIL_BYTES > PAYLOAD + DATAGRAM_BYTES_MAX as u64 {
             return Err(Reason::Long);
         }
         let reply = scratch.reply.bytes();
-        if unbuckle_copy_value(found.record, head.value_start() as u64, value_len, at) == 0 {
+        if !copy_value(&found, value_start, value_len, reply, at) {
             return Err(Reason::Internal);
         }
         reply.store2(at + value_len, u64::from(u16::from_le_bytes(*b"\r\n")));
@@ -208,41 +226,46 @@ fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
 fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
     let frame = scratch.frame.bytes();
     let (key_at, key_len) = (scratch.key_at, scratch.key_len);
-    let hash = hash::hash_words(header.seed, |word| frame.load8(key_at + 8 * word as u64), key_len as usize);
+    let hashed_len = frame.forget(key_len) as usize;
+    let hash = hash::hash_words(header.seed, |word| frame.load8(key_at + 8 * word as u64), hashed_len);
     let (tag, extra) = index::tag(hash);
-    for choice in 0..index::CHOICES {
-        let number = index::place(hash, choice, header.lines);
+    // Loops, and not three copies of six: what is executed once is slow by its length.
+    let mut choice = 0;
+    while choice < index::CHOICES as u64 {
+        let number = index::place(hash, choice as usize, header.lines);
         let Some((line, line_at)) = header.line(number) else { return Err(Reason::Internal) };
         let state = line.begin_read();
         region::fence(scratch);
         if state.is_odd() {
             return Err(Reason::Torn);
         }
-        for slot in line.tagged(tag).take(CANDIDATES) {
+        let mut slots = line.tagged(tag);
+        let mut candidate = 0;
+        while candidate < CANDIDATES {
+            let Some(slot) = slots.next() else { break };
             let entry = line.entry(slot);
-            if entry.extra != extra {
-                continue;
+            if entry.extra == extra {
+                let Some(record) = region::place(entry.offset) else { return Err(Reason::Torn) };
+                let (options, its_key_len) = (record.load(0) >> 28, record.load(0) >> 20 & 0xff);
+                let is_item = options & u64::from(option::DEAD) == 0 && its_key_len == key_len;
+                if is_item && same_key(record, key_start(options), frame, key_at, key_len) {
+                    return Ok(Found { line, line_at, state, slot, record, record_at: entry.offset });
+                }
             }
-            let Some(record) = region::place(entry.offset) else { return Err(Reason::Torn) };
-            let head = Head::decode([record.load(0), record.load(1), record.load(2), record.load(3)]);
-            let is_item = !head.has(option::DEAD) && u64::from(head.key_len) == key_len;
-            if is_item && unbuckle_same_key(entry.offset, head.key_start() as u64) != 0 {
-                return Ok(Found { line, line_at, state, slot, record: entry.offset, head });
-            }
+            candidate = opaque(candidate + 1);
         }
         if choice == 0 && !state.spilled(header.sweeps) {
             return Err(Reason::Miss);
         }
+        choice = opaque(choice + 1);
     }
     Err(Reason::Miss)
 }
 
-/// 1 if the key of the request is what begins `start` bytes into the record at word `record` of the region.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn unbuckle_same_key(record: u64, start: u64) -> u64 {
-    let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
-    u64::from(same_key(record, start, scratch.frame.bytes(), scratch.key_at, scratch.key_len))
+/// Bytes before a key, by its record's options.
+#[inline(always)]
+fn key_start(options: u64) -> u64 {
+    (FIXED_BYTES + optional_bytes(options as u8)) as u64
 }
 
 /// True if the `len` bytes that begin `start` bytes into the record are those of the frame at `at`.
@@ -259,42 +282,59 @@ fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool 
         return different & last_mask == 0;
     }
     different |= difference(last) & last_mask;
+    let last = frame.forget(last);
     let mut word = 1;
     while word < KEY_WORDS_MAX + 1 {
         if word >= last {
             break;
         }
         different |= difference(word);
-        word += 1;
+        word = opaque(word + 1);
     }
     different == 0
 }
 
-/// See [`copy_value`]; 0 if the record is out of range.
+/// Copies the `len` bytes that begin `start` bytes into the record to `at` in the reply; what is behind them there is
+/// written over. False if it can't be done.
+#[inline(always)]
+fn copy_value(found: &Found, start: u64, len: u64, reply: Bytes, at: u64) -> bool {
+    if len > 8 * WORDS_COPIED_HERE {
+        return unbuckle_copy_value(found.record_at, start, len, at) != 0;
+    }
+    copy_words(found.record, start, len, reply, at, WORDS_COPIED_HERE + 1)
+}
+
+/// As [`copy_value`], any length; 0 if it can't be done.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn unbuckle_copy_value(record: u64, start: u64, len: u64, at: u64) -> u64 {
     let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
-    copy_value(record, start, len, scratch.reply.bytes(), at);
-    1
+    let reply = scratch.reply.bytes();
+    let room = opaque(at) & (ROOM - 1);
+    // SAFETY: the reply's buffer has that many bytes from wherever a value begins.
+    if unsafe { record.copy_block(start, len, reply.from(room)) } {
+        return 1;
+    }
+    // It stands at the very end of the element.
+    u64::from(copy_words(record, start, len, reply, at, VALUE_WORDS_MAX))
 }
 
-/// Copies the `len` bytes that begin `start` bytes into the record to `at` in the reply; what is behind them there is
-/// written over.
+/// Copies word by word, `most` words of the record at most.
 #[inline(always)]
-fn copy_value(record: Place, start: u64, len: u64, reply: Bytes, at: u64) {
+fn copy_words(record: Place, start: u64, len: u64, reply: Bytes, at: u64, most: u64) -> bool {
     let skipped = start & 7;
     let first = start >> 3;
-    let words = (skipped + len + 7) >> 3;
+    let words = reply.forget((skipped + len + 7) >> 3);
     // Every word goes where it belongs, the first one without what stands in front of the value.
     let to = at.wrapping_sub(skipped);
     reply.store8(at, record.load(first) >> (8 * skipped));
     let mut word = 1;
-    while word < VALUE_WORDS_MAX {
+    while word < most {
         if word >= words {
-            break;
+            return true;
         }
         reply.store8(to.wrapping_add(8 * word), record.load(first + word));
-        word += 1;
+        word = opaque(word + 1);
     }
+    word >= words
 }

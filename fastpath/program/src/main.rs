@@ -5,14 +5,17 @@
 //! value, never with one older than a write that the server has acknowledged. Whatever is not understood is passed.
 //!
 //! One way for both hooks: [`serve`]. `request.rs` says whose packets are answered, `key.rs` looks a key up and writes
-//! its part of the reply, `meta.rs` does so for flags, `reply.rs` is the reply's text and its headers, `packet.rs` the
+//! its part of the reply, `meta.rs` does so for flags, `reply.rs` is the reply's text and its headers, `clock.rs` the time, `packet.rs` the
 //! difference between the hooks, `region.rs` the store's memory, and `verifier.rs` what the kernel's verifier and LLVM
 //! have to be told. All of it works on a copy of the request in memory of this processor; the packet is changed once,
 //! when the reply is complete.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![feature(core_intrinsics)]
+#![allow(internal_features)] // `is_val_statically_known`, see `verifier.rs`
 
+mod clock;
 mod key;
 mod meta;
 mod packet;

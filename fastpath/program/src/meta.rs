@@ -1,7 +1,7 @@
 //! The flags of an `mg` that changes nothing: `v k f s t c q O`, each once. Anything else is the server's.
 
 use crate::key::{outcome, token};
-use crate::reply::{put_key, put_number};
+use crate::reply::{put_key_apart, put_number};
 use crate::scratch::{PAYLOAD, Scratch};
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason};
 
@@ -38,7 +38,7 @@ pub(crate) fn read_flags() -> Result<(), Reason> {
 extern "C" fn unbuckle_flag(cursor: u64) -> u64 {
     let Some(scratch) = Scratch::current() else { return 0 };
     let frame = scratch.frame.bytes();
-    let Some(flag) = token(scratch, cursor, FLAG_WORDS_MAX) else { return 0 };
+    let Some(flag) = token(frame, cursor, FLAG_WORDS_MAX) else { return 0 };
     let letter = if flag.len == 0 { 0 } else { frame.load1(flag.at) };
     letter | flag.len << 8 | flag.at << 16 | flag.after << 32 | u64::from(flag.last) << 48
 }
@@ -135,7 +135,7 @@ extern "C" fn unbuckle_write_flags() -> u64 {
                 at += 2;
             }
             b't' => at = put_number(reply, at, scratch.item_expiry.wrapping_sub(scratch.now_s) & 0xffff_ffff),
-            b'k' => at = put_key(scratch, at),
+            b'k' => at = put_key_apart(at),
             b'O' => {
                 let mut copied = 1;
                 while copied < OPAQUE_BYTES_MAX {

@@ -3,7 +3,8 @@
 
 use crate::REGION;
 use crate::scratch::Scratch;
-use crate::verifier::{self, opaque};
+use crate::verifier::{self, is_constant, opaque};
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use unbuckle_fastpath_abi::{ELEMENT_BYTES_LOG2, flag};
 use unbuckle_layout::header;
 use unbuckle_layout::line::{LINE_WORDS, Line};
@@ -12,6 +13,9 @@ use unbuckle_layout::sync::AtomicU64;
 /// log2 of the words in an element.
 const ELEMENT_WORDS_LOG2: u32 = ELEMENT_BYTES_LOG2 - 3;
 const ELEMENT_WORDS_MASK: u64 = (1 << ELEMENT_WORDS_LOG2) - 1;
+
+/// More than a value that fits a reply: what [`Place::copy_block`] may copy. A power of two.
+pub(crate) const BLOCK_BYTES: u64 = 2048;
 
 /// The element that holds a word, and the word's place in it.
 #[derive(Clone, Copy)]
@@ -31,9 +35,27 @@ impl Place {
     /// The word that is `ahead` words on; behind the element's end it begins again, which no record does.
     #[inline(always)]
     pub(crate) fn load(self, ahead: u64) -> u64 {
-        let word = opaque(self.word.wrapping_add(ahead)) & ELEMENT_WORDS_MASK;
+        let word = self.word.wrapping_add(ahead);
+        let word = if is_constant(word) { word } else { opaque(word) } & ELEMENT_WORDS_MASK;
         // SAFETY: the masked word is inside the element.
-        unsafe { verifier::load8(self.element.wrapping_add((word << 3) as usize)) }
+        unsafe { self.element.wrapping_add((word << 3) as usize).cast::<u64>().read_volatile() }
+    }
+
+    /// Copies the `len` bytes that begin `ahead` bytes on to `to`, if they are not at the very end of the element.
+    ///
+    /// # Safety
+    /// `to` must have room for [`BLOCK_BYTES`].
+    #[inline(always)]
+    pub(crate) unsafe fn copy_block(self, ahead: u64, len: u64, to: *mut u8) -> bool {
+        const MASK: u64 = (1 << ELEMENT_BYTES_LOG2) - 1;
+        let byte = opaque((self.word << 3).wrapping_add(ahead)) & MASK;
+        if byte > MASK + 1 - BLOCK_BYTES {
+            return false;
+        }
+        let len = opaque(len) & (BLOCK_BYTES - 1);
+        let from = self.element.wrapping_add(byte as usize);
+        // SAFETY: the bytes are inside the element, and there is room for them.
+        unsafe { bpf_probe_read_kernel(to.cast(), len as u32, from.cast()) == 0 }
     }
 
     /// Writes one byte, `byte` bytes into the element.
@@ -41,7 +63,7 @@ impl Place {
     pub(crate) fn store_byte(self, byte: u64, value: u64) {
         let byte = opaque(byte) & ((1 << ELEMENT_BYTES_LOG2) - 1);
         // SAFETY: the masked byte is inside the element.
-        unsafe { verifier::store1(self.element.wrapping_add(byte as usize), value) }
+        unsafe { verifier::store1_shared(self.element.wrapping_add(byte as usize), value) }
     }
 
     /// The index line that begins here.
@@ -82,6 +104,12 @@ impl Header {
             sweeps: first.load(header::SWEEPS),
             page_words_log2: ((format >> 32) - 3) & 31,
         })
+    }
+
+    /// Whether a flush is set to a time: then the clock decides.
+    #[inline(always)]
+    pub(crate) fn flush_is_timed(&self) -> bool {
+        self.first.load(header::FLUSH_AT) != 0
     }
 
     /// The stamp that live items are above, at second `now_s`.

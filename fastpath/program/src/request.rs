@@ -204,7 +204,11 @@ pub(crate) fn check<P: Packet>(
     {
         return Err(Reason::Size.into());
     }
-    addresses(family, u64::from(setting!(interface, flags) & local::LOOPBACK), index)?;
+    let loopback = u64::from(setting!(interface, flags) & local::LOOPBACK);
+    match family {
+        Family::V4 => addresses4(frame, config, loopback)?,
+        Family::V6 => addresses6_apart(loopback, index)?,
+    }
     // A reply to one of our own ports would be a request, and so on for ever.
     let from = frame.load2(UDP_AT) as u16;
     if from == 0 || is_served(from, config) {
@@ -248,26 +252,11 @@ fn ports_have(ports: *const [u16; PORTS_MAX], port: u16) -> u64 {
 /// What a step says that went well.
 const GOOD: u64 = u64::MAX;
 
-/// The addresses of a packet, by a function that the verifier looks at apart.
+/// The addresses of an IPv6 packet, by a function that the verifier looks at apart.
 #[inline(always)]
-fn addresses(family: Family, loopback: u64, interface: u32) -> Result<(), Pass> {
-    let outcome = match family {
-        Family::V4 => unbuckle_addresses4(loopback),
-        Family::V6 => unbuckle_addresses6(loopback, u64::from(interface)),
-    };
+fn addresses6_apart(loopback: u64, interface: u32) -> Result<(), Pass> {
+    let outcome = unbuckle_addresses6(loopback, u64::from(interface));
     if outcome == GOOD { Ok(()) } else { Err(Pass(outcome)) }
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn unbuckle_addresses4(loopback: u64) -> u64 {
-    let (Some(scratch), Some(config)) = (Scratch::current(), CONFIG.get_ptr(0)) else {
-        return Reason::Internal as u64;
-    };
-    match addresses4(scratch.frame.bytes(), config, loopback) {
-        Ok(()) => GOOD,
-        Err(reason) => reason as u64,
-    }
 }
 
 #[unsafe(no_mangle)]

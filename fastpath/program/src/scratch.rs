@@ -8,15 +8,15 @@
 //! in front of it.
 
 use crate::SCRATCH;
-use crate::verifier::{self, opaque};
-use core::ptr::{read_volatile, write_volatile};
+use crate::verifier::{self, is_constant, opaque};
 
 /// Where the payload begins in either buffer.
 pub(crate) const PAYLOAD: u64 = 64;
 /// Positions are masked with this.
 const POSITIONS: u64 = 0xfff;
-/// Room behind the last position for the widest access.
+/// Room behind the last position for the widest access, and for [`Bytes::forget`].
 const SPARE_BYTES: usize = 64;
+const FORGOTTEN: usize = POSITIONS as usize + 1 + SPARE_BYTES - 8;
 /// Keys in a request: more than fit a reply, of which each takes 16 bytes at least.
 pub(crate) const KEYS_MAX: u64 = 88;
 /// Room for them: a power of two.
@@ -36,8 +36,10 @@ pub(crate) struct Scratch {
     pub(crate) marks: [u64; MARKS],
     /// For fences.
     pub(crate) fence: u64,
-    /// For [`Scratch::forget`].
-    forgotten: u64,
+    /// The clock as it was read last: when, in ticks of the kernel; CLOCK_BOOTTIME in nanoseconds; the seconds' zero.
+    pub(crate) read_at: u64,
+    pub(crate) now_ns: u64,
+    pub(crate) second_zero_ns: u64,
     /// Where the next key, or flag, begins in `frame`.
     pub(crate) cursor: u64,
     /// Behind the request's last byte in `frame`.
@@ -72,16 +74,12 @@ impl Scratch {
         Some(unsafe { &mut *scratch })
     }
 
-    /// The same number, of which the verifier knows nothing any more. A loop whose turns leave different numbers behind would
-    /// have it walk all that follows once for each: kernels before 6.3 compare every number that they know.
+    /// The same memory after a step that got it anew: nothing of it is as it was.
     #[inline(always)]
-    pub(crate) fn forget(&mut self, number: u64) -> u64 {
-        let place = &raw mut self.forgotten;
-        // SAFETY: a field of ours, borrowed for writing.
-        unsafe {
-            write_volatile(place, number);
-            read_volatile(place)
-        }
+    pub(crate) fn again(&mut self) -> &'static mut Scratch {
+        let scratch = verifier::opaque_pointer(self);
+        // SAFETY: as above; the caller has borrowed nothing across the step.
+        unsafe { &mut *scratch }
     }
 }
 
@@ -97,15 +95,30 @@ impl Buffer {
 }
 
 impl Bytes {
+    /// The same number, of which the verifier knows nothing any more. A loop whose turns leave different numbers behind would
+    /// have it walk all that follows once for each, as would what a branch has shown of a length: kernels before 6.3 compare
+    /// every number that they know.
+    #[inline(always)]
+    pub(crate) fn forget(self, number: u64) -> u64 {
+        let at = self.0.wrapping_add(FORGOTTEN).cast::<u64>();
+        // SAFETY: the place is inside the buffer, behind all positions.
+        unsafe {
+            at.write_volatile(number);
+            at.read_volatile()
+        }
+    }
+
     /// The memory from a constant position on, for helpers.
     #[inline(always)]
     pub(crate) fn from(self, position: u64) -> *mut u8 {
         self.0.wrapping_add((position & POSITIONS) as usize)
     }
 
+    /// A constant position needs no mask in the program: that is one instruction instead of four.
     #[inline(always)]
     fn place(self, position: u64) -> *mut u8 {
-        self.0.wrapping_add((opaque(position) & POSITIONS) as usize)
+        let position = if is_constant(position) { position } else { opaque(position) };
+        self.0.wrapping_add((position & POSITIONS) as usize)
     }
 
     #[inline(always)]

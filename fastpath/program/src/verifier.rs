@@ -2,9 +2,9 @@
 //!
 //! - The verifier knows of a number only what it has seen in the same register; LLVM removes or moves checks that it
 //!   has proved needless. [`opaque`] hides a number's origin from LLVM, so that a mask behind it stays where it is.
-//! - LLVM splits an access that may be unaligned into bytes. Here an access is one instruction of the size that is
-//!   named, whatever the alignment: every machine whose kernel allows it to us takes that.
-//! - Loads of memory that others write must not be doubled or left out: these are not.
+//! - The build says that accesses may be unaligned, so that LLVM does not split them into bytes: every machine whose
+//!   kernel allows it to us takes that.
+//! - Accesses to memory that others use must not be doubled or left out: those named `shared` are not.
 
 use core::arch::asm;
 
@@ -24,6 +24,15 @@ pub(crate) fn length(number: u64) -> u64 {
     (opaque(number).wrapping_sub(1) & 0x7ff) + 1
 }
 
+/// The same pointer, with whatever memory behind it that LLVM knew forgotten.
+#[inline(always)]
+pub(crate) fn opaque_pointer<T>(pointer: *mut T) -> *mut T {
+    let mut pointer = pointer;
+    // SAFETY: copies a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) pointer, options(nostack, preserves_flags)) };
+    pointer
+}
+
 /// `end - start` in 64 bits: LLVM would narrow it to 32, which the verifier refuses for pointers.
 #[inline(always)]
 pub(crate) fn distance(start: u64, end: u64) -> u64 {
@@ -41,51 +50,49 @@ pub(crate) fn is_zero(number: u64) -> u64 {
     !opaque(number | number.wrapping_neg()) >> 63
 }
 
-macro_rules! loads {
-    ($($(#[$doc:meta])* $name:ident $text:literal,)+) => { $(
-        $(#[$doc])*
+/// Whether LLVM knows the number, after everything is inlined. It may say no.
+#[inline(always)]
+pub(crate) fn is_constant(number: u64) -> bool {
+    core::intrinsics::is_val_statically_known(number)
+}
+
+macro_rules! accesses {
+    ($($load:ident $store:ident $type:ty,)+) => { $(
         /// # Safety
-        /// The bytes at `at` must be readable.
+        /// The bytes at `at` must be readable, and this program's own.
         #[inline(always)]
-        pub(crate) unsafe fn $name(at: *const u8) -> u64 {
-            let value: u64;
+        pub(crate) unsafe fn $load(at: *const u8) -> u64 {
             // SAFETY: the caller's promise; besides, the verifier proves it or refuses the program.
-            unsafe {
-                asm!(concat!("{0} = *(", $text, " *)({1} + 0)"), out(reg) value, in(reg) at,
-                    options(nostack, readonly, preserves_flags));
-            }
-            value
+            u64::from(unsafe { at.cast::<$type>().read_unaligned() })
         }
-    )+ };
-}
 
-loads! {
-    load1 "u8",
-    load2 "u16",
-    load4 "u32",
-    load8 "u64",
-}
-
-macro_rules! stores {
-    ($($name:ident $text:literal,)+) => { $(
         /// # Safety
         /// The bytes at `at` must be writable.
         #[inline(always)]
-        pub(crate) unsafe fn $name(at: *mut u8, value: u64) {
+        pub(crate) unsafe fn $store(at: *mut u8, value: u64) {
             // SAFETY: as for the loads.
-            unsafe {
-                asm!(concat!("*(", $text, " *)({0} + 0) = {1}"), in(reg) at, in(reg) value,
-                    options(nostack, preserves_flags));
-            }
+            unsafe { at.cast::<$type>().write_unaligned(value as $type) };
         }
     )+ };
 }
 
-stores! {
-    store1 "u8",
-    store2 "u16",
-    store4 "u32",
-    store8 "u64",
+accesses! {
+    load1 store1 u8,
+    load2 store2 u16,
+    load4 store4 u32,
+    load8 store8 u64,
+}
+
+/// One store to memory that others read.
+///
+/// # Safety
+/// The byte at `at` must be writable.
+#[inline(always)]
+pub(crate) unsafe fn store1_shared(at: *mut u8, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("*(u8 *)({0} + 0) = {1}", in(reg) at, in(reg) value, options(nostack, preserves_flags));
+    }
 }
 
 /// A full barrier on every machine: an addition that returns the old value.

@@ -139,10 +139,34 @@ fn interfaces(wanted: &FastPathOptions) -> Vec<Finding> {
         return vec![missing("no interface is named", "--fastpath lo, or --fastpath eth0")];
     }
     let look = |name: &String| match rustix::net::netdevice::name_to_index(any_socket()?, name) {
-        Ok(_) => Some(present(format!("interface {name}"))),
+        Ok(_) => Some(interface(wanted, name)),
         Err(_) => Some(missing(format!("there is no interface \"{name}\""), "\"ip link\" lists them")),
     };
     wanted.interfaces.iter().filter_map(look).collect()
+}
+
+/// An interface that is there.
+fn interface(wanted: &FastPathOptions, name: &str) -> Finding {
+    let what = format!("interface {name}");
+    match wanted.hook {
+        HookChoice::Auto if !kernel_has(Hook::Tcx) && !is_card(name) => missing(
+            format!(
+                "{what} is no network card's, and there XDP, which is all that this kernel has, may lose replies"
+            ),
+            "Linux 6.6 has tcx for it; --fastpath-hook xdp insists",
+        ),
+        HookChoice::Xdp if !is_card(name) => notice(
+            format!("{what} is no network card's: veth loses what is sent from XDP"),
+            "the other end needs an XDP program, too, or this one --fastpath-hook tcx",
+        ),
+        _ => present(what),
+    }
+}
+
+/// Whether there is hardware behind the interface, as far as can be seen.
+fn is_card(name: &str) -> bool {
+    let device = std::fs::canonicalize(Path::new("/sys/class/net").join(name));
+    device.is_ok_and(|device| !device.starts_with("/sys/devices/virtual"))
 }
 
 /// Names of interfaces are asked for through a socket, any socket.
@@ -207,6 +231,6 @@ mod tests {
         for what in ["UDP is off", "no interface \"no-such-one\"", "/etc/unbuckle is not in a bpffs"] {
             assert!(found.contains(what), "{what} in {found}");
         }
-        assert!(!found.contains("\"lo\""));
+        assert!(!found.contains("\"lo\"") && !is_card("lo") && !is_card("no-such-one"));
     }
 }

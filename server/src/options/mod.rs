@@ -7,16 +7,20 @@ mod addresses;
 mod extended;
 mod fastpath;
 mod flags;
+mod rules;
 mod tls;
+mod values;
 
 pub(crate) use addresses::mapped;
 pub use addresses::{Cidr, ListenAddress, Protection};
 pub use extended::{Extended, Sandbox};
 pub use fastpath::{FastPathOptions, HookChoice, PIN_FOLDER_DEFAULT};
 use flags::{Found, Id, Takes};
+use rules::check;
 use std::ffi::OsString;
 use std::path::PathBuf;
 pub use tls::{KeyFormat, TlsOptions, TlsVersion, VerifyMode};
+use values::{item_bytes, megabytes, port, positive, protocol};
 
 /// Exit codes of sysexits.h, as memcached uses them.
 pub mod exit {
@@ -391,171 +395,6 @@ fn apply(options: &mut Options, seen: &mut Seen, id: Id, value: &str) -> Result<
         Id::Help | Id::Version | Id::Licence => {}
     }
     Ok(())
-}
-
-/// Rules that span flags, in memcached's order.
-fn check(options: &mut Options, seen: &Seen, any_flag: bool) -> Result<(), Refusal> {
-    if options.item_bytes_max < 1024 {
-        return Err(Refusal::usage("-I: the largest item cannot be below 1024 bytes"));
-    }
-    if options.item_bytes_max > options.memory_bytes / 2 {
-        let asked = seen.item_bytes_max.as_deref().unwrap_or("1m");
-        return Err(Refusal::usage(format!(
-            "-I {asked}: the largest item cannot exceed half of the memory (-m)"
-        )));
-    }
-    if options.item_bytes_max > 1 << 30 {
-        return Err(Refusal::usage("-I: the largest item cannot exceed 1024m"));
-    }
-    check_authentication(options, seen)?;
-    if options.udp_port.is_some() && !seen.tcp_port {
-        options.tcp_port = options.udp_port;
-    }
-    if options.memory_file.is_some() && !options.fastpath.interfaces.is_empty() {
-        return Err(Refusal::usage(
-            "-e and --fastpath exclude each other: with --fastpath the cache is in the kernel's maps, which no file can \
-             stand behind; --fastpath-pin keeps it over restarts of the server, though not of the machine",
-        ));
-    }
-    if options.fastpath.is_idle() {
-        return Err(Refusal::usage(
-            "--fastpath-hook, --fastpath-pin and --fastpath-required need --fastpath",
-        ));
-    }
-    check_tls(options)?;
-    if options.unix_socket.is_some() {
-        options.tcp_port = None;
-        options.udp_port = None;
-    } else if options.tcp_port.is_none() && options.udp_port.is_none() {
-        options
-            .notes
-            .push("nothing to listen on: -p and -U are both 0, and there is no unix socket (-s)".to_owned());
-    } else if !any_flag {
-        // Whoever starts it like this is new here, and would see nothing at all.
-        options.notes.push("listening on loopback, port 11211, with 64 MB; -h lists the options".to_owned());
-    }
-    Ok(())
-}
-
-/// `-l` and `-Z` may stand in any order, so that this is known only at the end.
-fn check_tls(options: &mut Options) -> Result<(), Refusal> {
-    if !options.tls_enabled {
-        if options.listen.iter().any(|address| address.protection != Protection::default()) {
-            return Err(Refusal::usage("-l: notls:, btls: and mtls: are valid only with TLS (-Z)"));
-        }
-        if options.extended.tls.is_set() {
-            options.notes.push("the ssl_ options of -o have no effect without -Z".to_owned());
-        }
-        return Ok(());
-    }
-    if options.tcp_port.is_none() {
-        return Err(Refusal::usage("-Z: TLS needs a TCP port (-p)"));
-    }
-    if options.unix_socket.is_some() {
-        options.notes.push("-Z: a unix socket is served in the clear".to_owned());
-    } else if options.udp_port.is_some() {
-        options.notes.push("-Z: UDP is served in the clear; -U 0 turns it off".to_owned());
-    }
-    options.extended.tls.check(&mut options.notes)
-}
-
-/// Whoever has to authenticate speaks the protocol in which that is possible, and none without connections.
-fn check_authentication(options: &mut Options, seen: &Seen) -> Result<(), Refusal> {
-    let (flag, protocol, name) = match (options.sasl, &options.auth_file) {
-        (false, None) => return Ok(()),
-        (true, None) => ("-S", Protocol::Binary, "binary"),
-        (false, Some(_)) => ("-Y", Protocol::Ascii, "ascii"),
-        (true, Some(_)) => {
-            return Err(Refusal::usage(
-                "-S is for the binary protocol and -Y for the text protocol: choose one",
-            ));
-        }
-    };
-    if seen.protocol && options.protocol != protocol {
-        return Err(Refusal::usage(format!(
-            "{flag} needs -B {name}: no other protocol can authenticate by it"
-        )));
-    }
-    if options.udp_port.is_some() {
-        return Err(Refusal::usage(format!("{flag} cannot be used with UDP (-U 0 turns it off)")));
-    }
-    options.protocol = protocol;
-    for address in &mut options.listen {
-        match address.protocol {
-            Some(Protocol::Auto) if protocol == Protocol::Ascii => {
-                options
-                    .notes
-                    .push("-l proto[negotiating]: ascii only, as -Y is for the text protocol".to_owned());
-                address.protocol = Some(protocol);
-            }
-            Some(other) if other != protocol => {
-                return Err(Refusal::usage(format!(
-                    "-l: {flag} needs proto[{name}], or none: no other protocol can authenticate by it"
-                )));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// 0 is off (`None`); -1 is any free port (0 to the kernel).
-fn port(value: &str) -> Result<Option<u16>, Refusal> {
-    match value.parse::<i64>() {
-        Ok(0) => Ok(None),
-        Ok(-1) => Ok(Some(0)),
-        Ok(number) if (1..=65535).contains(&number) => Ok(Some(number as u16)),
-        _ => Err(Refusal::usage(format!("invalid port number \"{value}\""))),
-    }
-}
-
-fn positive(value: &str, what: &str, most: u64) -> Result<u64, Refusal> {
-    match value.parse::<i64>() {
-        Ok(number) if number > 0 && number as u64 <= most => Ok(number as u64),
-        Ok(number) if number > 0 => {
-            Err(Refusal::new(exit::FAILURE, format!("{what} must be at most {most}")))
-        }
-        Ok(_) => Err(Refusal::new(exit::FAILURE, format!("{what} must be greater than 0"))),
-        Err(_) => Err(Refusal::new(exit::FAILURE, format!("{what} must be a number, not \"{value}\""))),
-    }
-}
-
-/// Megabytes, with an `m` allowed and a `g` for gigabytes.
-fn megabytes(value: &str) -> Result<u64, Refusal> {
-    let (digits, unit) = match value.as_bytes().last() {
-        Some(b'm' | b'M') => (&value[..value.len() - 1], 1u64 << 20),
-        Some(b'g' | b'G') => (&value[..value.len() - 1], 1u64 << 30),
-        _ => (value, 1u64 << 20),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| Refusal::usage(format!("-m: expected a number of megabytes, got \"{value}\"")))
-}
-
-/// Bytes, or with `k` or `m`.
-fn item_bytes(value: &str) -> Result<u64, Refusal> {
-    let (digits, unit) = match value.as_bytes().last() {
-        Some(b'k' | b'K') => (&value[..value.len() - 1], 1u64 << 10),
-        Some(b'm' | b'M') => (&value[..value.len() - 1], 1u64 << 20),
-        _ => (value, 1),
-    };
-    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(|| {
-        Refusal::usage(format!("-I: expected bytes, or a number with k or m; got \"{value}\""))
-    })
-}
-
-fn protocol(value: &str) -> Result<Protocol, Refusal> {
-    match value {
-        "auto" => Ok(Protocol::Auto),
-        "ascii" => Ok(Protocol::Ascii),
-        "binary" => Ok(Protocol::Binary),
-        _ => {
-            let message = format!("-B: expected one of auto, binary and ascii; got \"{value}\"");
-            Err(Refusal::usage(message))
-        }
-    }
 }
 
 fn listen(options: &mut Options, value: &str) -> Result<(), Refusal> {

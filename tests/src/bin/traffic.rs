@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: traffic ADDRESS SECONDS
   clients of every bad habit against a server at ADDRESS, over UDP and TCP; fails on a wrong answer
-       traffic count udp|tcp ADDRESS TIMES BYTES
+       traffic count udp|tcp|echo ADDRESS TIMES BYTES
   gets a value of BYTES so many times, one after another; prints nanoseconds for each, which on a machine whose clock
-  counts instructions are instructions
+  counts instructions are instructions. echo: from one who answers over UDP with as many bytes as the key says, and
+  as many as such a get has
        traffic hold ADDRESS
   has a UDP port, until it is killed";
 const KEYS: u64 = 500;
@@ -207,13 +208,15 @@ type Ask = dyn FnMut(&[u8], &mut [u8]) -> std::io::Result<usize>;
 /// the number.
 fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Result<u128> {
     let value = "v".repeat(bytes);
-    let frame: &[u8] = if transport == "udp" { b"\0\x01\0\0\0\x01\0\0" } else { b"" };
+    let frame: &[u8] = if transport == "tcp" { b"" } else { b"\0\x01\0\0\0\x01\0\0" };
     let framed = |text: String| [frame, text.as_bytes()].concat();
     let set = framed(format!("set counted 0 0 {bytes}\r\n{value}\r\n"));
-    let get = framed("get counted\r\n".to_owned());
     let wanted = framed(format!("VALUE counted 0 {bytes}\r\n{value}\r\nEND\r\n"));
+    let is_echo = transport == "echo";
+    let key = if is_echo { format!("{:07}", wanted.len() - frame.len()) } else { "counted".to_owned() };
+    let get = framed(format!("get {key}\r\n"));
     let mut ask: Box<Ask> = match transport {
-        "udp" => {
+        "udp" | "echo" => {
             let socket = client_socket(address)?;
             socket.set_read_timeout(Some(Duration::from_secs(5)))?;
             Box::new(move |request, reply| {
@@ -231,15 +234,17 @@ fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Resu
         }
     };
     let mut reply = [0; 4096];
-    let len = ask(&set, &mut reply)?;
-    ensure!(reply[..len] == framed("STORED\r\n".to_owned()), "a set was refused");
+    if !is_echo {
+        let len = ask(&set, &mut reply)?;
+        ensure!(reply[..len] == framed("STORED\r\n".to_owned()), "a set was refused");
+    }
     let mut started = Instant::now();
     for round in 0..=times {
         let len = ask(&get, &mut reply)?;
         // The first round warms up, and is looked at; of the others, how long they are.
         if round == 0 {
             ensure!(
-                reply[..len] == wanted,
+                is_echo || reply[..len] == wanted,
                 "a get was answered {:?}",
                 String::from_utf8_lossy(&reply[..len])
             );

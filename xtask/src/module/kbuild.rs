@@ -11,10 +11,25 @@ use std::process::Command;
 /// Builds for `kernel` with this core. Every word of complaint is an error.
 pub(crate) fn build(core: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let place = folder().join(format!("build-{}", kernel.release));
-    copy(&source(), &place)?;
+    copy(&source(), &place, &["Kbuild", "shim", "core"])?;
     write_if_new(&place.join("core/core.o_shipped"), &compile::stripped(core)?)?;
+    make(&place, kernel, &[])
+}
+
+/// The module with nothing in it, which answers with as many bytes as it is asked for: see `module/vm/echo.c`.
+pub(crate) fn build_echo(kernel: &Kernel) -> Result<PathBuf> {
+    let place = folder().join(format!("echo-{}", kernel.release));
+    copy(&source(), &place, &["Kbuild", "shim", "vm/echo.c"])?;
+    let module = make(&place, kernel, &["UNBUCKLE_CORE=vm/echo.o"])?;
+    let echo = module.with_file_name("echo.ko");
+    fs::copy(&module, &echo)?;
+    Ok(echo)
+}
+
+fn make(place: &Path, kernel: &Kernel, variables: &[&str]) -> Result<PathBuf> {
     let mut make = kernel::make();
     make.arg("-C").arg(&kernel.build).arg(format!("M={}", place.display())).arg("modules");
+    make.args(variables);
     // Type information about the module, which is stripped off below, would need one more tool.
     make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
     if kernel.has_detectors {
@@ -39,8 +54,8 @@ fn is_complaint(line: &str) -> bool {
 }
 
 /// What the build needs of the sources; files that have not changed keep their time, so that make sees it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    for part in ["Kbuild", "shim", "core"] {
+fn copy(from: &Path, to: &Path, parts: &[&str]) -> Result<()> {
+    for part in parts {
         copy_part(&from.join(part), &to.join(part))?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What is tried in the virtual machine: each `module/vm/NAME.sh`, in a machine of its own.
 
 use super::machine::Machine;
-use super::{Built, missing, source};
+use super::{Built, kbuild, missing, source};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, program, root, target_folder};
 use anyhow::Result;
@@ -18,7 +18,7 @@ struct Scenario {
     counts_instructions: bool,
 }
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "conformance",
         what: "the conformance suite over UDP and TCP",
@@ -56,8 +56,17 @@ const SCENARIOS: [Scenario; 5] = [
         counts_instructions: false,
     },
     Scenario {
-        name: "cost",
-        what: "instructions for a get, and memcached's",
+        name: "namespaces",
+        what: "other network namespaces, added, left and dying under load",
+        modules: &["kernel/drivers/net/veth.ko"],
+        installed: &[],
+        memory_mb: 512,
+        seconds_max: 200,
+        counts_instructions: false,
+    },
+    Scenario {
+        name: COST,
+        what: "instructions for a get: the module's, an echo's, our server's, memcached's",
         modules: &[],
         installed: &[("memcached", "memcached")],
         memory_mb: 512,
@@ -87,6 +96,8 @@ const SOAK: Scenario = Scenario {
     counts_instructions: false,
 };
 
+/// Which needs an echo and the same engine in user space, beside the module.
+const COST: &str = "cost";
 const BRIEFLY: [&str; 2] = ["life", "clients"];
 
 /// Rules on tracked connections, and what that needs, in this order.
@@ -119,7 +130,7 @@ pub(crate) fn run_briefly(built: &Built, names: &[String]) -> Vec<Outcome> {
 /// On a kernel with detectors: whether they are awake, then all but what measures. What they slow down is no measure.
 pub(crate) fn run_debug(built: &Built, names: &[String]) -> Vec<Outcome> {
     let wanted = |scenario: &&Scenario| match names {
-        [] => scenario.name != "cost",
+        [] => scenario.name != COST,
         names => names.iter().any(|name| name == scenario.name),
     };
     play_all(built, std::iter::once(&PLANTED).chain(&SCENARIOS).filter(wanted))
@@ -164,18 +175,28 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) 
         files.push(built.kernel.module(module)?);
     }
     let installed = scenario.installed.iter().filter_map(|(name, _)| program(name));
+    let mut programs = programs.to_vec();
+    if scenario.name == COST {
+        files.push(kbuild::build_echo(&built.kernel)?);
+        programs.push(server()?);
+    }
     let machine = Machine {
         kernel: &built.kernel,
         name: scenario.name,
         script: source().join("vm").join(format!("{}.sh", scenario.name)),
         files,
-        programs: programs.iter().cloned().chain(installed).collect(),
+        programs: programs.into_iter().chain(installed).collect(),
         memory_mb: scenario.memory_mb,
         seconds_max: scenario.seconds_max + 60 * minutes,
         variables: vec![format!("MINUTES={minutes}")],
         counts_instructions: scenario.counts_instructions,
     };
     machine.run()
+}
+
+fn server() -> Result<PathBuf> {
+    captured(cargo().args(["build", "--quiet", "--release", "--package", "unbuckle"]))?;
+    Ok(target_folder().join("release/unbuckle"))
 }
 
 /// The clients that scenarios run.

@@ -17,7 +17,7 @@ pub use binary::engine_binary;
 use crate::{Counters, Engine, Next, OUTPUT_BYTES_MIN, Output, Protocol, Session, Settings};
 use model::{Expected, Model};
 use std::format;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec;
 use std::vec::Vec;
 use unbuckle_store::{Options, Page, Parts, STRIPES, Store, Stripe, WorkerCounts, page_bytes_log2};
@@ -61,7 +61,10 @@ impl Memory {
                 evict: true,
                 seed: [7, 11],
                 relax: std::thread::yield_now,
-                give_back: None,
+                give_back: Some(|words| {
+                    words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+                    true
+                }),
                 read_from_outside: false,
             },
         }
@@ -277,12 +280,25 @@ impl Door<'_, '_, '_> {
                     return;
                 }
                 Next::Admin { len, skip } => {
+                    move_limit(self.engine, &self.unserved[..len]);
                     assert!(self.session.is_binary() || len < skip && !self.unserved[..len].contains(&b'\n'));
                     self.sent.extend(ADMIN_REPLY);
                     self.unserved.drain(..skip);
                 }
             }
         }
+    }
+}
+
+/// `cache_memlimit N` moves the limit to between a half and the whole of the memory. No script fills a half: whatever the
+/// store does to keep to it, no reply may show it.
+fn move_limit(engine: &mut Engine<'_, '_>, line: &[u8]) {
+    const STEPS: usize = 200;
+    let Some(b"cache_memlimit ") = line.first_chunk() else { return };
+    let eighths = 4 + u64::from(line.last().copied().unwrap_or_default()) % 5;
+    engine.worker().store().limit_bytes_set(LIMIT_BYTES / 8 * eighths).expect("a limit within the memory");
+    for _ in 0..STEPS {
+        engine.maintain();
     }
 }
 
@@ -322,8 +338,10 @@ fn compare(model: &mut Model, sent: &[u8], last_cas: &mut u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::format;
     use std::fs;
     use std::println;
+    use std::vec::Vec;
 
     #[test]
     fn the_corpora_replay() {
@@ -345,9 +363,39 @@ mod tests {
         };
         for _ in 0..300 {
             let len = 20 + usize::from(byte()) * 4;
-            let mut script: std::vec::Vec<u8> = (0..len).map(|_| byte()).collect();
+            let mut script: Vec<u8> = (0..len).map(|_| byte()).collect();
             script[0] &= !1;
             super::engine_binary(&script);
+        }
+    }
+
+    #[test]
+    fn a_limit_that_moves_changes_no_reply() {
+        let mut state = 0x0123_4567_89ab_cdefu64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        for _ in 0..40 {
+            let mut script = Vec::new();
+            for _ in 0..40 {
+                // The pieces it comes in, the seconds before it, the room for replies: all but the mark of a round's end.
+                script.push(below(255) as u8);
+                for _ in 0..below(6) {
+                    let (key, blocks) = (below(12), below(12) as usize);
+                    let value = "\u{2}".repeat(blocks);
+                    let line = match below(8) {
+                        0..=2 => format!("set {key} 0 0 {}\r\n{value}\r\n", blocks * super::BLOCK.len()),
+                        3 => format!("append {key} 0 0 {}\r\n{value}\r\n", blocks * super::BLOCK.len()),
+                        4 => format!("delete {key}\r\n"),
+                        5 => format!("cache_memlimit {}\r\n", below(10)),
+                        _ => format!("get {key} {}\r\n", below(12)),
+                    };
+                    script.extend_from_slice(line.as_bytes());
+                }
+                script.push(0xff);
+            }
+            super::engine_classic(&script);
         }
     }
 
