@@ -73,9 +73,12 @@ impl Machine<'_> {
         machine.arg("-serial").arg(format!("file:{}", console.display()));
         machine.arg("-serial").arg(format!("file:{}", results.display()));
         machine.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(disk);
-        // A timer may be late on a busy host, and is not to be given up for that. Without multi-shot, KASAN speaks once and never again. Other kernels do not know the word.
-        let words =
-            format!("console=ttyS0 panic=-1 oops=panic no_timer_check kasan_multi_shot {}", self.variables.join(" "));
+        // A timer may be late on a busy host, and is not to be given up for that. Without multi-shot, KASAN speaks once and
+        // never again; other kernels do not know the word.
+        let words = format!(
+            "console=ttyS0 panic=-1 oops=panic no_timer_check kasan_multi_shot {}",
+            self.variables.join(" ")
+        );
         machine.args(["-append", &words]);
         let status = machine.stdin(Stdio::null()).status().context("cannot run qemu-system-x86_64")?;
         let said = fs::read_to_string(&results).unwrap_or_default().replace('\r', "");
