@@ -23,6 +23,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   clients [--server PATH] [--peer PATH] [--list] [NAME]...
                                     real clients and their own test suites against a server, and against a peer
   module build|object|verify|test   the kernel module: build it, commit its Rust object, try it in a virtual machine
+  module debug|soak                 the same on a kernel that looks for faults; mixed load for long
   compare, instructions             benchmarks: see docs/BENCHMARKS.md";
 
 fn main() -> Result<ExitCode> {

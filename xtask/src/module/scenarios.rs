@@ -18,7 +18,7 @@ struct Scenario {
     counts_instructions: bool,
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "conformance",
         what: "the conformance suite over UDP and TCP",
@@ -29,8 +29,17 @@ const SCENARIOS: [Scenario; 6] = [
         counts_instructions: true,
     },
     Scenario {
+        name: "refusals",
+        what: "every refusal leaves nothing behind",
+        modules: &[],
+        installed: &[],
+        memory_mb: 768,
+        seconds_max: 300,
+        counts_instructions: false,
+    },
+    Scenario {
         name: "life",
-        what: "parameters, refusals, loading and unloading under traffic",
+        what: "parameters, loading and unloading under traffic",
         modules: &["kernel/drivers/net/veth.ko"],
         installed: &[],
         memory_mb: 768,
@@ -98,7 +107,7 @@ const SOAK: Scenario = Scenario {
 
 /// Which needs an echo and the same engine in user space, beside the module.
 const COST: &str = "cost";
-const BRIEFLY: [&str; 2] = ["life", "clients"];
+const BRIEFLY: [&str; 3] = ["refusals", "life", "clients"];
 
 /// Rules on tracked connections, and what that needs, in this order.
 const FIREWALL: [&str; 8] = [
