@@ -10,16 +10,17 @@ load --nocapture
 case $(uname -r) in
 6.[1-5].*)
     # No tcx: XDP alone, and that not on a cable unless somebody insists.
-    ip link add veth0 type veth peer name veth1
-    unbuckle -u root -U 11311 --fastpath veth0 --fastpath-required 2>/tmp/refusal && exit 1
-    grep "veth0 is no network card's" /tmp/refusal
-    ip link delete veth0
+    /bin/ip link add veth0 type veth peer name veth1
+    unbuckle -u root -U 11311 --fastpath veth0 --fastpath-required >/tmp/refusal 2>&1 && exit 1
+    cat /tmp/refusal
+    grep -q "veth0 is no network card's" /tmp/refusal
+    /bin/ip link delete veth0
     fastpath_wire --test-threads 2 xdp
     ;;
 *)
     UNBUCKLE_FUZZ_PACKETS=2000 bad_input --test-threads 2
     programs --test-threads 2
-    live --test-threads 2
-    fastpath_wire --test-threads 2 --nocapture
+    # The rest of it runs on any machine.
+    fastpath_wire --test-threads 2 vlan
     ;;
 esac

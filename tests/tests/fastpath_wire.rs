@@ -321,6 +321,12 @@ fn an_address_of_an_interface_that_is_down_is_not_served() {
     wire.serves("10.7.0.1", "get key", true, "an address that is up");
 }
 
+/// The sender's kernel does not take the request.
+fn is_refused(error: &anyhow::Error) -> bool {
+    const INPUT_OUTPUT: i32 = 5;
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.raw_os_error() == Some(INPUT_OUTPUT))
+}
+
 #[test]
 fn xdp_on_a_cable() {
     if !runs_as_root("XDP on a cable") {
@@ -351,12 +357,14 @@ fn xdp_on_a_cable() {
     wire.cable.outside.ethtool("-K veth0 tx on").unwrap();
     wire.serves("10.7.0.1", &short, false, "a pending checksum");
     wire.cable.outside.ethtool("-K veth0 tx off").unwrap();
-    // Aggregates come to XDP in parts.
+    // Aggregates come to XDP in parts. (Linux 6.1 sends none where checksums can't be left to the interface.)
     let together = vec![format!("{short}\r\n").into_bytes(); 8];
     let served = wire.count("fastpath_served");
     let mut client = wire.client("10.7.0.1");
-    let replies = wire.cable.outside.within(|| client.ask_together(&together).unwrap());
-    assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
+    match wire.cable.outside.within(|| client.ask_together(&together)) {
+        Ok(replies) => assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}"),
+        Err(error) => assert!(is_refused(&error), "{error:#}"),
+    }
     println!("{} of 8 are served", wire.count("fastpath_served") - served);
     assert_eq!(wire.count("fastpath_passed_internal"), 0);
 }

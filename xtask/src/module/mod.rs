@@ -54,6 +54,9 @@ pub(crate) fn test(names: &[String]) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::new("module: its Rust half without a kernel", object::test())];
     let (built, more) = build();
     outcomes.extend(more);
+    if names.is_empty() && !built.is_empty() {
+        outcomes.push(object::moved());
+    }
     if let Some((first, others)) = built.split_first() {
         outcomes.extend(scenarios::run(first, names));
         for other in others {
