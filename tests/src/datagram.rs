@@ -23,13 +23,33 @@ pub struct Client {
     next_id: u16,
 }
 
+/// A socket that speaks to the server, and to nobody else.
+pub fn connect(server: SocketAddr) -> Result<UdpSocket> {
+    let any: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(ANSWER_MAX))?;
+    Ok(socket)
+}
+
+/// The value of a key, empty for a miss; `None` when nobody answered.
+pub fn get(socket: &UdpSocket, key: &str) -> Option<Vec<u8>> {
+    let mut request = b"\0\x07\0\0\0\x01\0\0get ".to_vec();
+    request.extend_from_slice(key.as_bytes());
+    request.extend_from_slice(b"\r\n");
+    // A port that nobody has is an error of its own, of an earlier request perhaps.
+    let _ = socket.send(&request);
+    let mut reply = [0; 2048];
+    let length = socket.recv(&mut reply).ok()?;
+    let (_, payload) = reply[..length].split_at_checked(FRAME_BYTES)?;
+    let header_bytes = payload.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let rest = payload.get(header_bytes..)?;
+    Some(rest.strip_suffix(b"\r\nEND\r\n").unwrap_or_default().to_vec())
+}
+
 impl Client {
     pub fn open(server: SocketAddr) -> Result<Client> {
-        let any: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-        let socket = UdpSocket::bind(any)?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(ANSWER_MAX))?;
-        Ok(Client { socket, next_id: 0x100 })
+        Ok(Client { socket: connect(server)?, next_id: 0x100 })
     }
 
     /// Sends one request and takes its reply.

@@ -361,6 +361,11 @@ pub fn stats(server: SocketAddr, command: &str) -> Result<BTreeMap<String, Strin
     bail!("{command:?}: the server closed");
 }
 
+/// One of them that is a number, and must be there.
+pub fn count(stats: &BTreeMap<String, String>, name: &str) -> u64 {
+    stats.get(name).unwrap_or_else(|| panic!("{name} is not in {stats:?}")).parse().expect("a number")
+}
+
 /// Whether this very process listens at the address, of IPv4. A connection would prove less: it may reach another process that got
 /// the port first, or, where nobody listens, itself.
 fn is_listening(process: u32, address: SocketAddr) -> bool {

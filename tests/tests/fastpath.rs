@@ -6,12 +6,13 @@
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use unbuckle_tests::datagram::{connect, get};
 use unbuckle_tests::line::Line;
 use unbuckle_tests::network::{Namespace, Pins, output, runs_as_root};
-use unbuckle_tests::server::{Server, Target, stats, unbuckle_path};
+use unbuckle_tests::server::{Server, Target, count, stats, unbuckle_path};
 use unbuckle_tests::torture::value::{Kind, value};
 use unbuckle_tests::transcript::Transport;
 
@@ -30,34 +31,8 @@ fn start(options: &str) -> Server {
     Server::start(&Target::unbuckle(binary()), &words(options), Transport::Udp, false).unwrap()
 }
 
-/// The value of a key over UDP: `None` when nobody answered, within a tenth of a second if `patient` is not set.
-fn get(socket: &UdpSocket, key: &str) -> Option<Vec<u8>> {
-    let mut request = b"\0\x07\0\0\0\x01\0\0get ".to_vec();
-    request.extend_from_slice(key.as_bytes());
-    request.extend_from_slice(b"\r\n");
-    // A port that nobody has is an error of its own, of an earlier request perhaps.
-    let _ = socket.send(&request);
-    let mut reply = [0; 2048];
-    let length = socket.recv(&mut reply).ok()?;
-    let (_, payload) = reply[..length].split_at_checked(8)?;
-    let header_bytes = payload.windows(2).position(|pair| pair == b"\r\n")? + 2;
-    let rest = payload.get(header_bytes..)?;
-    Some(rest.strip_suffix(b"\r\nEND\r\n").unwrap_or_default().to_vec())
-}
-
-fn client(server: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    socket.connect(server).unwrap();
-    socket.set_read_timeout(Some(ANSWER_MAX)).unwrap();
-    socket
-}
-
 fn own_stats(server: SocketAddr) -> BTreeMap<String, String> {
     stats(server, "stats unbuckle\r\n").unwrap()
-}
-
-fn count(stats: &BTreeMap<String, String>, name: &str) -> u64 {
-    stats.get(name).unwrap_or_else(|| panic!("{name} is not in {stats:?}")).parse().unwrap()
 }
 
 #[test]
@@ -69,7 +44,7 @@ fn hits_count_like_any_others() {
         let server = start("--fastpath lo --fastpath-required");
         let address = server.socket_address().unwrap();
         Line::open(address).unwrap().set("a", b"hello").unwrap();
-        let socket = client(address);
+        let socket = connect(address).unwrap();
         for _ in 0..50 {
             assert_eq!(get(&socket, "a").unwrap(), b"hello");
             assert_eq!(get(&socket, "b").unwrap(), b"");
@@ -96,7 +71,7 @@ fn whoever_watches_gets_sees_all_of_them() {
         let address = server.socket_address().unwrap();
         let mut line = Line::open(address).unwrap();
         line.set("a", b"hello").unwrap();
-        let socket = client(address);
+        let socket = connect(address).unwrap();
         let served = || count(&own_stats(address), "fastpath_served");
         let is_served = || {
             let before = served();
@@ -134,7 +109,7 @@ fn privileges_are_dropped_when_all_is_attached_and_an_orderly_end_detaches() {
         let mut server = start("--fastpath lo --fastpath-required -u nobody");
         let address = server.socket_address().unwrap();
         Line::open(address).unwrap().set("a", b"hello").unwrap();
-        assert_eq!(get(&client(address), "a").unwrap(), b"hello");
+        assert_eq!(get(&connect(address).unwrap(), "a").unwrap(), b"hello");
         assert_eq!(count(&own_stats(address), "fastpath_served"), 1);
         let options = format!("ctl doctor -l 127.0.0.1 -U {} --fastpath lo", address.port());
         let doctor = || {
@@ -158,7 +133,7 @@ fn what_is_missing_is_said_and_service_goes_on_without() {
         let server = start("--fastpath nowhere0");
         let address = server.socket_address().unwrap();
         Line::open(address).unwrap().set("a", b"hello").unwrap();
-        assert_eq!(get(&client(address), "a").unwrap(), b"hello");
+        assert_eq!(get(&connect(address).unwrap(), "a").unwrap(), b"hello");
         assert!(server.errors_text().contains("no interface \"nowhere0\""), "{}", server.errors_text());
         assert!(!own_stats(address).contains_key("fastpath"));
         for (arguments, what) in [
@@ -195,10 +170,14 @@ fn detach_ends_what_a_daemon_has_left_but_not_what_it_has() {
         let (code, text) = detach();
         assert!(code == 1 && text.contains("running"), "{text}");
         assert!(server.end("TERM").unwrap().success());
-        assert_eq!(get(&client(address), "a").unwrap(), b"hello", "the kernel answers without the daemon");
+        assert_eq!(
+            get(&connect(address).unwrap(), "a").unwrap(),
+            b"hello",
+            "the kernel answers without the daemon"
+        );
         let (code, text) = detach();
         assert!(code == 0 && text.contains("detached: tcx-lo"), "{text}");
-        let socket = client(address);
+        let socket = connect(address).unwrap();
         assert_eq!(get(&socket, "a"), None, "nobody answers");
         assert!(!folder.exists());
     });
@@ -224,7 +203,11 @@ fn a_pinned_cache_of_another_size_makes_room() {
         let server =
             Server::start_again(&Target::unbuckle(binary()), &words(&options(16)), address.port()).unwrap();
         assert!(server.errors_text().contains("starts empty"), "{}", server.errors_text());
-        assert_eq!(get(&client(address), "a").unwrap(), b"", "what an earlier daemon had is not this one's");
+        assert_eq!(
+            get(&connect(address).unwrap(), "a").unwrap(),
+            b"",
+            "what an earlier daemon had is not this one's"
+        );
     });
 }
 
@@ -241,14 +224,14 @@ fn a_server_without_a_fast_path_silences_what_an_earlier_one_has_left() {
         let address = server.socket_address().unwrap();
         Line::open(address).unwrap().set("a", b"old").unwrap();
         server.end("KILL").unwrap();
-        assert_eq!(get(&client(address), "a").unwrap(), b"old");
+        assert_eq!(get(&connect(address).unwrap(), "a").unwrap(), b"old");
         // This one can't have a fast path: the interface is wrong.
         let without = format!("--fastpath nope --fastpath-pin={}", folder.display());
         let server =
             Server::start_again(&Target::unbuckle(binary()), &words(&without), address.port()).unwrap();
         assert!(server.errors_text().contains("switched off"), "{}", server.errors_text());
         assert_eq!(
-            get(&client(address), "a").unwrap(),
+            get(&connect(address).unwrap(), "a").unwrap(),
             b"",
             "no answer from memory that is not the server's"
         );
@@ -284,7 +267,7 @@ fn killed_under_load(folder: &Path) {
     // For each hot key the number of the last write that was acknowledged; one more may be under way.
     let acknowledged: Vec<usize> = std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_until_killed(address));
-        let socket = client(address);
+        let socket = connect(address).unwrap();
         for number in 0..2000 {
             let (key, value) = stable(number * 7 % STABLE_ITEMS);
             assert_eq!(get(&socket, &key).unwrap(), value);
@@ -293,7 +276,7 @@ fn killed_under_load(folder: &Path) {
         writer.join().unwrap()
     });
     let killed = Instant::now();
-    let socket = client(address);
+    let socket = connect(address).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let answered = (0..500).filter(|number| {
         let (key, value) = stable(*number);
@@ -320,7 +303,7 @@ fn killed_under_load(folder: &Path) {
     stats(address, "stats\r\n").unwrap();
     println!("listens after {listens:?}, serves after {:?}: {}", begun.elapsed(), server.errors_text());
     check_all(address, &acknowledged).unwrap();
-    let socket = client(address);
+    let socket = connect(address).unwrap();
     let served = count(&own_stats(address), "fastpath_served");
     let (key, value) = stable(0);
     assert_eq!(get(&socket, &key).unwrap(), value);

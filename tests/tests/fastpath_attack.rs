@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use unbuckle_tests::cable::{Cable, HOME4, HOME6};
+use unbuckle_tests::datagram::{connect, get};
 use unbuckle_tests::line::Line;
 use unbuckle_tests::network::runs_as_root;
-use unbuckle_tests::server::{Server, Target, stats, unbuckle_path};
+use unbuckle_tests::server::{Server, Target, count, stats, unbuckle_path};
 use unbuckle_tests::transcript::Transport;
 
-/// After this long without a byte an answer is taken as missing.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 const FAST: &str = "--fastpath veth0 --fastpath-required";
 
 fn start(options: &str) -> Server {
@@ -53,36 +52,9 @@ impl Scene {
     }
 }
 
-fn count(stats: &BTreeMap<String, String>, name: &str) -> u64 {
-    stats.get(name).unwrap_or_else(|| panic!("{name} is not in {stats:?}")).parse().unwrap()
-}
-
 fn rounds(default: u32) -> u32 {
     let wanted = std::env::var("UNBUCKLE_ATTACK_ROUNDS").ok();
     wanted.map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// The value of a key over UDP: `None` when nobody answered, within a tenth of a second if `patient` is not set.
-fn get(socket: &UdpSocket, key: &str) -> Option<Vec<u8>> {
-    let mut request = b"\0\x07\0\0\0\x01\0\0get ".to_vec();
-    request.extend_from_slice(key.as_bytes());
-    request.extend_from_slice(b"\r\n");
-    // A port that nobody has is an error of its own, of an earlier request perhaps.
-    let _ = socket.send(&request);
-    let mut reply = [0; 2048];
-    let length = socket.recv(&mut reply).ok()?;
-    let (_, payload) = reply[..length].split_at_checked(8)?;
-    let header_bytes = payload.windows(2).position(|pair| pair == b"\r\n")? + 2;
-    let rest = payload.get(header_bytes..)?;
-    Some(rest.strip_suffix(b"\r\nEND\r\n").unwrap_or_default().to_vec())
-}
-
-fn client(server: SocketAddr) -> UdpSocket {
-    let any: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any).unwrap();
-    socket.connect(server).unwrap();
-    socket.set_read_timeout(Some(ANSWER_MAX)).unwrap();
-    socket
 }
 
 /// Addresses of the attack: documentation's own, which no default range allows.
@@ -110,7 +82,7 @@ fn attack(options: &str) {
     scene.cable.outside.ip(&format!("route add local {SPOOFED} dev lo")).unwrap();
     let address = scene.address(HOME4.into());
     scene.cable.outside.within(|| {
-        let neighbour = client(address);
+        let neighbour = connect(address).unwrap();
         for _ in 0..200 {
             assert_eq!(get(&neighbour, "long").unwrap().len(), 1200, "who may ask is answered");
         }
@@ -166,7 +138,7 @@ fn flood(server: SocketAddr) -> (usize, usize, usize) {
         }
     }
     // What is still on its way has come when a neighbour's later request has been answered.
-    let neighbour = client(server);
+    let neighbour = connect(server).unwrap();
     assert!(get(&neighbour, "long").is_some());
     sources.iter().for_each(&mut take);
     (sent_bytes, got_bytes, replies)
@@ -241,7 +213,7 @@ fn spoof(
     let server = scene.address(host);
     let family = if host.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     scene.cable.outside.within(|| {
-        let neighbour = client(server);
+        let neighbour = connect(server).unwrap();
         // Neighbours know each other.
         assert!(get(&neighbour, "long").is_some());
         let raw = socket(family, SocketType::RAW, Some(ipproto::RAW)).unwrap();

@@ -11,7 +11,7 @@ use unbuckle_tests::cable::Cable;
 use unbuckle_tests::datagram::Client;
 use unbuckle_tests::line::Line;
 use unbuckle_tests::network::{Namespace, runs_as_root};
-use unbuckle_tests::server::{Server, Target, stats, unbuckle_path};
+use unbuckle_tests::server::{Server, Target, count, stats, unbuckle_path};
 use unbuckle_tests::transcript::Transport;
 
 /// More spaces behind the command than a program looks through: it passes what is otherwise the same request.
@@ -67,7 +67,7 @@ impl Wire {
     fn count(&self, name: &str) -> u64 {
         let local = self.server.socket_address().unwrap();
         let own = self.cable.home.within(|| stats(local, "stats unbuckle\r\n").unwrap());
-        own.get(name).unwrap_or_else(|| panic!("{name} is not in {own:?}")).parse().unwrap()
+        count(&own, name)
     }
 
     /// Stores a value under this key, so that the reply to a get of it has a payload of so many bytes.
