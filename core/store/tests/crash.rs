@@ -63,7 +63,7 @@ struct Simulation {
     words: &'static [AtomicU64],
     options: Options,
     keys: u64,
-    /// A copy before every so manyth store.
+    /// A copy before every so manyth store of a step.
     every: u64,
     /// Memory in which copies are adopted by somebody who dies, too, before each of its stores.
     second: Option<&'static [AtomicU64]>,
@@ -198,10 +198,10 @@ fn small_changes() {
 /// The one that adopts what a crash has left dies, too, and the next one adopts that.
 #[test]
 fn a_second_death_during_adoption() {
-    let simulation = Simulation::new(1 << 20, 40, 401);
+    let simulation = Simulation::new(1 << 20, 40, 29);
     let simulation = Simulation { second: Some(zeroed(simulation.words.len())), ..simulation };
     let mut random = Random(5);
-    let seen = simulation.run(400, |worker, step| {
+    let seen = simulation.run(40, |worker, step| {
         let number = random.below(40);
         if random.below(8) == 0 {
             let name = key(number);
