@@ -11,7 +11,9 @@ use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 use support::{options, options_giving_back, store};
 use unbuckle_store as crate_under_test;
-use unbuckle_store::{Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
+use unbuckle_store::{
+    Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Side, Store, Worker,
+};
 
 const SCHEDULES: usize = 40;
 
@@ -226,4 +228,132 @@ fn an_index_page_that_is_given_back_hides_nothing() {
         readers.into_iter().for_each(|reader| reader.join().unwrap());
         assert_eq!(store.counts().corrupt, 0);
     });
+}
+
+/// What a large value of this test begins with; the end of its last chunk is far enough away for some appends.
+const BASE_LEN: usize = 8300;
+/// Appended at once: no whole words.
+const SMALL_LEN: usize = 21;
+/// The same, and more than the last chunk has room for.
+const LARGE_LEN: usize = 4099;
+
+fn write_large(worker: &mut Worker<'_, '_>, key: &[u8]) {
+    let key = worker.key(key).unwrap();
+    let mut upload = worker.begin_upload(key.bytes().len(), BASE_LEN as u64).unwrap();
+    worker.upload(&mut upload, &[b'x'; BASE_LEN]).unwrap();
+    worker.finish_upload(upload, &key, &item(&[]), Condition::Always).unwrap();
+}
+
+/// Appends `len` times `byte`, as one request or as an upload. False if there is nothing to append to.
+fn append(worker: &mut Worker<'_, '_>, key: &[u8], byte: u8, len: usize, whole: bool) -> bool {
+    let key = worker.key(key).unwrap();
+    let added = vec![byte; len];
+    let outcome = if whole {
+        worker.rewrite(&key, &mut added.clone(), |_, added| {
+            Ok::<_, ()>(Rewrite {
+                before: &[],
+                keep: true,
+                after: added,
+                expiry: None,
+                flags: None,
+                cas: RewriteCas::Next,
+                stale: false,
+                win_token_sent: false,
+            })
+        })
+    } else {
+        let mut upload = worker.begin_upload(key.bytes().len(), len as u64).unwrap();
+        worker.upload(&mut upload, &added).unwrap();
+        worker.finish_join(upload, &key, Side::After, None, |_| true)
+    };
+    match outcome {
+        Rewritten::Done { .. } => true,
+        Rewritten::NotFound => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The base, and behind it whole appends, each worker's in their order. Says which.
+fn appends_in(value: &[u8]) -> Vec<u8> {
+    let (base, mut rest) = value.split_at(BASE_LEN);
+    assert!(base.iter().all(|&byte| byte == b'x'));
+    let mut appends = Vec::new();
+    while let Some(&byte) = rest.first() {
+        let len = if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN };
+        let (append, behind) = rest.split_at(len);
+        assert!(append.iter().all(|&other| other == byte), "a torn append");
+        let earlier = appends.iter().filter(|&&other| other >> 4 == byte >> 4);
+        assert!(earlier.max().is_none_or(|&last| last < byte), "{appends:?}, {byte}");
+        appends.push(byte);
+        rest = behind;
+    }
+    appends
+}
+
+/// Two append to a large value, a third reads it and holds on to it, and deletes it if `delete`.
+fn appends_race(delete: bool) {
+    const ROUNDS: u8 = 3;
+    let options = Options { relax: thread::yield_now, ..options_giving_back(1 << 20) };
+    let store: &'static Store<'static> = store(&options, 4);
+    let mut worker = store.worker(0).unwrap();
+    write_large(&mut worker, b"key");
+    let appenders: Vec<_> = (1..3u8)
+        .map(|number| {
+            thread::spawn(move || {
+                let mut worker = store.worker(usize::from(number)).unwrap();
+                let mut done = 0;
+                for round in 0..ROUNDS {
+                    let byte = number << 4 | round;
+                    let len = if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN };
+                    done += usize::from(append(&mut worker, b"key", byte, len, round % 2 == 0));
+                }
+                worker.rest();
+                done
+            })
+        })
+        .collect();
+    let key = worker.key(b"key").unwrap();
+    let mut newest = 0;
+    for round in 0..4 {
+        let Some((mut pin, ())) = worker.pin(&key, Mark::Used, |_| ()) else { panic!("it is there") };
+        let mut value = vec![0; pin.value_len() as usize];
+        worker.read_pinned(&mut pin, 0, &mut value);
+        let appends = appends_in(&value);
+        assert!(delete || appends.len() >= newest, "an append was lost");
+        newest = appends.len();
+        if delete && round % 2 == 0 {
+            worker.delete(&key, None);
+            worker.maintain();
+            write_large(&mut worker, b"key");
+        }
+        let mut again = vec![0; value.len()];
+        worker.read_pinned(&mut pin, 0, &mut again);
+        assert!(value == again, "what is pinned has changed");
+        worker.unpin(pin);
+    }
+    let done: usize = appenders.into_iter().map(|appender| appender.join().unwrap()).sum();
+    let (mut pin, ()) = worker.pin(&key, Mark::Used, |_| ()).unwrap();
+    let mut value = vec![0; pin.value_len() as usize];
+    worker.read_pinned(&mut pin, 0, &mut value);
+    worker.unpin(pin);
+    let appends = appends_in(&value);
+    assert!(delete || appends.len() == done, "{appends:?} of {done}");
+    worker.delete(&key, None);
+    while worker.maintain() {}
+    let gauges = store.gauges();
+    assert_eq!((gauges.items, gauges.pinned_bytes), (0, 0));
+    let used = gauges.pages_total - gauges.pages_free;
+    let known = 1 + gauges.index_bytes / gauges.page_bytes + gauges.pages_small + gauges.pages_main;
+    assert_eq!(used, known, "chunks are missing: {gauges:?}");
+    assert_eq!(store.counts().corrupt, 0);
+}
+
+#[test]
+fn appends_to_a_large_value_lose_and_tear_nothing() {
+    run(|| appends_race(false));
+}
+
+#[test]
+fn appends_beside_a_delete_lose_no_memory() {
+    run(|| appends_race(true));
 }

@@ -71,6 +71,23 @@ fn free_pages_go_back_when_nobody_has_needed_them_for_a_while() {
     assert!(holds(&mut worker, 99_999));
 }
 
+/// Workers learn the time one after another.
+#[test]
+fn a_worker_that_is_behind_in_time_ends_no_minute() {
+    let store = store(&options_giving_back(16 * MIB), 2);
+    let (mut worker, mut behind) = (store.worker(0).unwrap(), store.worker(1).unwrap());
+    worker.now_set(100);
+    maintain(&mut worker);
+    fill(&mut worker, 0..100_000, &[b'v'; 100]);
+    worker.flush(None);
+    maintain(&mut worker);
+    worker.now_set(161);
+    maintain(&mut worker);
+    behind.now_set(160);
+    maintain(&mut behind);
+    assert_eq!(store.counts().pages_given_back, 0, "they were used a minute ago");
+}
+
 #[test]
 fn who_refuses_once_is_not_asked_again() {
     static ASKED: AtomicU64 = AtomicU64::new(0);
