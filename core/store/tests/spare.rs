@@ -129,6 +129,36 @@ fn an_index_that_has_shrunk_gives_its_pages_to_the_pool() {
     assert_eq!((store.counts().corrupt, store.counts().index_evictions), (0, 0));
 }
 
+/// Pages that were retired, and that the index grows into again before they are given up, may be looked at again.
+#[test]
+fn an_index_page_that_is_used_again_is_retired_anew() {
+    let store = store(&options(64 * MIB), 2);
+    let (mut worker, mut other) = (store.worker(0).unwrap(), store.worker(1).unwrap());
+    let index_bytes = || store.gauges().index_bytes;
+    fill(&mut worker, 0..300_000, b"v");
+    worker.flush(None);
+    maintain(&mut worker);
+    fill(&mut worker, 0..300_000, b"v");
+    // It has come by since they were retired the first time.
+    maintain(&mut other);
+    let grown = index_bytes();
+    let key = 7u64.to_le_bytes();
+    let key = other.key(&key).unwrap();
+    let mut looks = 0;
+    other.get(&key, Mark::None, |_| {
+        looks += 1;
+        worker.flush(None);
+        maintain(&mut worker);
+        assert_eq!(index_bytes(), grown, "the other worker is looking at it");
+    });
+    assert_eq!(looks, 1);
+    for _ in 0..2 {
+        maintain(&mut other);
+        maintain(&mut worker);
+    }
+    assert!(index_bytes() < grown);
+}
+
 #[test]
 fn an_index_that_others_read_keeps_its_pages() {
     let store = store(&Options { read_from_outside: true, ..options(64 * MIB) }, 1);
