@@ -193,7 +193,8 @@ impl<'s, 'r> Worker<'s, 'r> {
         if phase == 0 {
             let lines = store.region.load(header::LINES);
             let grown = lines > state.last_lines.load(Ordering::Relaxed) / 8 * 9;
-            let due = self.now_s.wrapping_sub(state.last_s.load(Ordering::Relaxed)) >= SWEEP_EVERY_S;
+            // (Another worker may be a second ahead.)
+            let due = self.now_s.saturating_sub(state.last_s.load(Ordering::Relaxed)) >= SWEEP_EVERY_S;
             if grown || due {
                 state.line.store(0, Ordering::Relaxed);
                 state.phase.store(1, Ordering::Relaxed);
@@ -229,8 +230,9 @@ impl<'s, 'r> Worker<'s, 'r> {
 
     fn sweep_line(&mut self, number: u64, clearing: bool) {
         let store = self.store;
-        let Some(line) = store.region.line(number) else { return };
+        // First the lock, then the line: whoever made the line, or moved its page, had the lock then.
         let _guard = store.lock_stripe(number);
+        let Some(line) = store.region.line(number) else { return };
         if clearing {
             let change = line.open();
             change.next_spill(store.region.load(header::SWEEPS), false);

@@ -83,12 +83,14 @@ impl<'r> Worker<'_, 'r> {
         cas: Option<u64>,
         mut fits: impl FnMut(&Item<'_>) -> bool,
     ) -> Rewritten<()> {
+        // It has arrived: what counts as being uploaded from here on is what is made of it.
+        self.settle(&upload);
         let joined = if upload.remaining() == 0 {
             self.join(&upload, key, side, cas, &mut fits)
         } else {
             Rewritten::Declined(())
         };
-        self.abort_upload(upload);
+        self.store.release_chain(&upload.chain);
         joined
     }
 

@@ -139,7 +139,8 @@ impl Worker<'_, '_> {
             return false;
         }
         let Some(_guard) = spare.lock.try_lock() else { return false };
-        if self.now_s.wrapping_sub(spare.idle_since_s.load(Ordering::Relaxed)) >= IDLE_S {
+        // (Another worker may be a second ahead.)
+        if self.now_s.saturating_sub(spare.idle_since_s.load(Ordering::Relaxed)) >= IDLE_S {
             let idle = store.pool.take_least_free(store.relax).saturating_sub(IDLE_PAGES_KEPT);
             spare.idle.store(idle, Ordering::Relaxed);
             spare.idle_since_s.store(self.now_s, Ordering::Relaxed);

@@ -115,3 +115,20 @@ fn an_append_copies_no_more_than_it_brings() {
     assert_eq!((gauges.items, gauges.pinned_bytes), (0, 0));
     assert!(gauges.pages_free + 4 >= gauges.pages_total, "{gauges:?}");
 }
+
+/// What was uploaded for a join and what is made of it count as one: nothing else is being uploaded.
+#[test]
+fn a_join_needs_no_more_room_than_a_set_of_the_same_length() {
+    let store = store(&options(4 << 20), 1);
+    let mut worker = store.worker(0).unwrap();
+    write(&mut worker, b"key", 1000 << 10).unwrap();
+    for (side, len) in [(Side::Before, 300 << 10), (Side::After, 600 << 10)] {
+        write(&mut worker, b"key", (1000 << 10) - len).unwrap();
+        let key = worker.key(b"key").unwrap();
+        let mut upload = worker.begin_upload(key.bytes().len(), len as u64).unwrap();
+        worker.upload(&mut upload, &vec![b'y'; len]).unwrap();
+        let joined = worker.finish_join(upload, &key, side, None, |_| true);
+        assert!(matches!(joined, Rewritten::Done { .. }), "{side:?}: {joined:?}");
+        assert_eq!(read(&mut worker, b"key").unwrap().len(), 1000 << 10);
+    }
+}

@@ -6,12 +6,16 @@
 
 mod support;
 
+use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
-use support::{options, options_giving_back, store};
+use support::{Random, options, options_giving_back, store};
+use unbuckle_layout::index;
 use unbuckle_store as crate_under_test;
-use unbuckle_store::{Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
+use unbuckle_store::{
+    Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Side, Store, Worker,
+};
 
 const SCHEDULES: usize = 40;
 
@@ -20,11 +24,60 @@ fn run(body: impl Fn() + Send + Sync + 'static) {
 }
 
 fn run_schedules(schedules: usize, body: impl Fn() + Send + Sync + 'static) {
+    run_scheduler(shuttle::scheduler::RandomScheduler::new(schedules), body);
+}
+
+fn run_scheduler(scheduler: impl Scheduler + 'static, body: impl Fn() + Send + Sync + 'static) {
     let mut config = shuttle::Config::new();
     config.max_steps = shuttle::MaxSteps::None;
     config.stack_size = 0x20_0000;
-    let scheduler = shuttle::scheduler::RandomScheduler::new(schedules);
     shuttle::Runner::new(scheduler, config).run(body);
+}
+
+/// Every thread but the first stands still now and then, anywhere, some until the first one waits. (In random schedules each
+/// goes on after a few steps.)
+struct Pauses {
+    schedules: usize,
+    random: Random,
+    paused: Vec<bool>,
+}
+
+impl Pauses {
+    fn new(schedules: usize) -> Pauses {
+        Pauses { schedules, random: Random(0x9e37_79b9_7f4a_7c15), paused: Vec::new() }
+    }
+}
+
+impl Scheduler for Pauses {
+    fn new_execution(&mut self) -> Option<Schedule> {
+        self.schedules = self.schedules.checked_sub(1)?;
+        self.paused.clear();
+        Some(Schedule::new(self.random.next()))
+    }
+
+    fn next_task(&mut self, runnable: &[&Task], current: Option<TaskId>, yields: bool) -> Option<TaskId> {
+        let current = current.filter(|current| runnable.iter().any(|task| task.id() == *current));
+        if let Some(current) = current.filter(|_| !yields && self.random.below(64) != 0) {
+            return Some(current);
+        }
+        if yields {
+            self.paused.clear();
+        }
+        self.paused.resize(64, false);
+        if let Some(current) = current.map(usize::from).filter(|&number| number != 0 && !yields) {
+            self.paused[current] = self.random.below(4) == 0;
+        }
+        let others: Vec<_> = runnable.iter().filter(|task| Some(task.id()) != current).collect();
+        let awake: Vec<_> = others.iter().filter(|task| !self.paused[usize::from(task.id())]).collect();
+        match awake.len() {
+            0 => current.or(others.first().map(|task| task.id())),
+            count => Some(awake[self.random.below(count as u64) as usize].id()),
+        }
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.random.next()
+    }
 }
 
 fn small() -> Options {
@@ -177,53 +230,203 @@ fn eviction_and_expiry_beside_readers() {
     });
 }
 
-/// Three pages of the index and back to one, twice: the third goes to the pool, becomes items, is zeroed. Readers look at
-/// it all the while, and pass by now and then.
+/// Three pages of the index and back to one, some times: the third goes to the pool, becomes items, is zeroed. Readers look
+/// for keys that are at home in it all the while, and pass by now and then.
 #[test]
 fn an_index_page_that_is_given_back_hides_nothing() {
-    const KEYS: u64 = 12;
-    run_schedules(4, || {
+    const LINES: u64 = 2 * 1024 + 1;
+    run_scheduler(Pauses::new(40), || {
         let options = Options { relax: thread::yield_now, ..options_giving_back(1 << 20) };
         let store: &'static Store<'static> = store(&options, 3);
         let mut worker = store.worker(0).unwrap();
-        for i in 0..KEYS {
-            write(&mut worker, &i.to_le_bytes(), i, 16);
+        let home = |number: u64| index::place(store.key(&number.to_le_bytes()).unwrap().hash(), 0, LINES);
+        let keys: Vec<u64> = (0..).filter(|&number| home(number) == LINES - 1).take(3).collect();
+        for &key in &keys {
+            write(&mut worker, &key.to_le_bytes(), key, 16);
         }
         let grow = |worker: &mut Worker<'_, '_>| {
-            while store.gauges().index_lines <= 2 * 1024 {
+            while store.gauges().index_lines < LINES {
                 worker.grow_for_test();
             }
         };
         grow(&mut worker);
+        let (ended, rest) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let passes = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
         let readers: Vec<_> = (1..3)
             .map(|number| {
+                let (keys, ended) = (keys.clone(), ended.clone());
+                let (rest, passes) = (rest.clone(), passes.clone());
                 thread::spawn(move || {
                     let mut worker = store.worker(number).unwrap();
-                    for round in 0..40u64 {
-                        for i in 0..KEYS {
-                            assert_eq!(
-                                read(&mut worker, &i.to_le_bytes()),
-                                Some(i),
-                                "a present key was missed"
-                            );
+                    while ended.load(Ordering::Relaxed) == 0 {
+                        for &key in &keys {
+                            let seen = read(&mut worker, &key.to_le_bytes());
+                            assert_eq!(seen, Some(key), "a present key was missed");
                         }
-                        if round % 4 == 0 {
+                        if rest.load(Ordering::Relaxed) != 0 {
                             worker.maintain();
                         }
+                        passes[number - 1].fetch_add(1, Ordering::Relaxed);
                     }
                 })
             })
             .collect();
-        for round in 0..2u64 {
-            for _ in 0..1200 {
-                worker.maintain();
+        let passes = || [0, 1].map(|reader: usize| passes[reader].load(Ordering::Relaxed));
+        // Readers rest when they are told to: an index of so few items shrinks whenever anybody rests.
+        let wait_for_readers = |resting: u64| {
+            rest.store(resting, Ordering::Relaxed);
+            let before = passes();
+            while passes().iter().zip(before).any(|(now, before)| *now < before + 2) {
+                thread::yield_now();
             }
+            rest.store(0, Ordering::Relaxed);
+        };
+        let mut given_back = 0;
+        for round in 0..6u64 {
+            let grown = store.gauges().index_bytes;
+            (0..1200).for_each(|_| _ = worker.maintain());
+            if round % 2 == 0 {
+                wait_for_readers(1);
+                (0..4).for_each(|_| _ = worker.maintain());
+            }
+            given_back += u32::from(store.gauges().index_bytes < grown);
             for i in 0..20u64 {
-                write(&mut worker, &(100 + i).to_le_bytes(), round, 7000);
+                write(&mut worker, &(1 << 40 | i).to_le_bytes(), round, 7000);
             }
             grow(&mut worker);
+            wait_for_readers(0);
         }
+        assert!(given_back >= 3, "{given_back}");
+        ended.store(1, Ordering::Relaxed);
         readers.into_iter().for_each(|reader| reader.join().unwrap());
         assert_eq!(store.counts().corrupt, 0);
     });
+}
+
+/// What a large value of this test begins with; the end of its last chunk is far enough away for some appends.
+const BASE_LEN: usize = 8300;
+/// Appended at once: no whole words.
+const SMALL_LEN: usize = 21;
+/// The same, and more than the last chunk has room for.
+const LARGE_LEN: usize = 4099;
+
+fn write_large(worker: &mut Worker<'_, '_>, key: &[u8]) {
+    let key = worker.key(key).unwrap();
+    let mut upload = worker.begin_upload(key.bytes().len(), BASE_LEN as u64).unwrap();
+    worker.upload(&mut upload, &[b'x'; BASE_LEN]).unwrap();
+    worker.finish_upload(upload, &key, &item(&[]), Condition::Always).unwrap();
+}
+
+/// Appends `len` times `byte`, as one request or as an upload. False if there is nothing to append to.
+fn append(worker: &mut Worker<'_, '_>, key: &[u8], byte: u8, len: usize, whole: bool) -> bool {
+    let key = worker.key(key).unwrap();
+    let added = vec![byte; len];
+    let outcome = if whole {
+        worker.rewrite(&key, &mut added.clone(), |_, added| {
+            Ok::<_, ()>(Rewrite {
+                before: &[],
+                keep: true,
+                after: added,
+                expiry: None,
+                flags: None,
+                cas: RewriteCas::Next,
+                stale: false,
+                win_token_sent: false,
+            })
+        })
+    } else {
+        let mut upload = worker.begin_upload(key.bytes().len(), len as u64).unwrap();
+        worker.upload(&mut upload, &added).unwrap();
+        worker.finish_join(upload, &key, Side::After, None, |_| true)
+    };
+    match outcome {
+        Rewritten::Done { .. } => true,
+        Rewritten::NotFound => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The base, and behind it whole appends, each worker's in their order. Says which.
+fn appends_in(value: &[u8]) -> Vec<u8> {
+    let (base, mut rest) = value.split_at(BASE_LEN);
+    assert!(base.iter().all(|&byte| byte == b'x'));
+    let mut appends = Vec::new();
+    while let Some(&byte) = rest.first() {
+        let len = if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN };
+        let (append, behind) = rest.split_at(len);
+        assert!(append.iter().all(|&other| other == byte), "a torn append");
+        let earlier = appends.iter().filter(|&&other| other >> 4 == byte >> 4);
+        assert!(earlier.max().is_none_or(|&last| last < byte), "{appends:?}, {byte}");
+        appends.push(byte);
+        rest = behind;
+    }
+    appends
+}
+
+/// Two append to a large value, a third reads it and holds on to it, and deletes it if `delete`.
+fn appends_race(delete: bool) {
+    const ROUNDS: u8 = 3;
+    let options = Options { relax: thread::yield_now, ..options_giving_back(1 << 20) };
+    let store: &'static Store<'static> = store(&options, 4);
+    let mut worker = store.worker(0).unwrap();
+    write_large(&mut worker, b"key");
+    let appenders: Vec<_> = (1..3u8)
+        .map(|number| {
+            thread::spawn(move || {
+                let mut worker = store.worker(usize::from(number)).unwrap();
+                let mut done = 0;
+                for round in 0..ROUNDS {
+                    let byte = number << 4 | round;
+                    let len = if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN };
+                    done += usize::from(append(&mut worker, b"key", byte, len, round % 2 == 0));
+                }
+                worker.rest();
+                done
+            })
+        })
+        .collect();
+    let key = worker.key(b"key").unwrap();
+    let mut newest = 0;
+    for round in 0..4 {
+        let Some((mut pin, ())) = worker.pin(&key, Mark::Used, |_| ()) else { panic!("it is there") };
+        let mut value = vec![0; pin.value_len() as usize];
+        worker.read_pinned(&mut pin, 0, &mut value);
+        let appends = appends_in(&value);
+        assert!(delete || appends.len() >= newest, "an append was lost");
+        newest = appends.len();
+        if delete && round % 2 == 0 {
+            worker.delete(&key, None);
+            worker.maintain();
+            write_large(&mut worker, b"key");
+        }
+        let mut again = vec![0; value.len()];
+        worker.read_pinned(&mut pin, 0, &mut again);
+        assert!(value == again, "what is pinned has changed");
+        worker.unpin(pin);
+    }
+    let done: usize = appenders.into_iter().map(|appender| appender.join().unwrap()).sum();
+    let (mut pin, ()) = worker.pin(&key, Mark::Used, |_| ()).unwrap();
+    let mut value = vec![0; pin.value_len() as usize];
+    worker.read_pinned(&mut pin, 0, &mut value);
+    worker.unpin(pin);
+    let appends = appends_in(&value);
+    assert!(delete || appends.len() == done, "{appends:?} of {done}");
+    worker.delete(&key, None);
+    while worker.maintain() {}
+    let gauges = store.gauges();
+    assert_eq!((gauges.items, gauges.pinned_bytes), (0, 0));
+    let used = gauges.pages_total - gauges.pages_free;
+    let known = 1 + gauges.index_bytes / gauges.page_bytes + gauges.pages_small + gauges.pages_main;
+    assert_eq!(used, known, "chunks are missing: {gauges:?}");
+    assert_eq!(store.counts().corrupt, 0);
+}
+
+#[test]
+fn appends_to_a_large_value_lose_and_tear_nothing() {
+    run(|| appends_race(false));
+}
+
+#[test]
+fn appends_beside_a_delete_lose_no_memory() {
+    run(|| appends_race(true));
 }

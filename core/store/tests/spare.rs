@@ -71,6 +71,23 @@ fn free_pages_go_back_when_nobody_has_needed_them_for_a_while() {
     assert!(holds(&mut worker, 99_999));
 }
 
+/// Workers learn the time one after another.
+#[test]
+fn a_worker_that_is_behind_in_time_ends_no_minute() {
+    let store = store(&options_giving_back(16 * MIB), 2);
+    let (mut worker, mut behind) = (store.worker(0).unwrap(), store.worker(1).unwrap());
+    worker.now_set(100);
+    maintain(&mut worker);
+    fill(&mut worker, 0..100_000, &[b'v'; 100]);
+    worker.flush(None);
+    maintain(&mut worker);
+    worker.now_set(161);
+    maintain(&mut worker);
+    behind.now_set(160);
+    maintain(&mut behind);
+    assert_eq!(store.counts().pages_given_back, 0, "they were used a minute ago");
+}
+
 #[test]
 fn who_refuses_once_is_not_asked_again() {
     static ASKED: AtomicU64 = AtomicU64::new(0);
@@ -110,6 +127,36 @@ fn an_index_that_has_shrunk_gives_its_pages_to_the_pool() {
     fill(&mut worker, 1_000_000..1_400_000, b"v");
     assert!((1_000_000..1_400_000).all(|number| holds(&mut other, number)));
     assert_eq!((store.counts().corrupt, store.counts().index_evictions), (0, 0));
+}
+
+/// Pages that were retired, and that the index grows into again before they are given up, may be looked at again.
+#[test]
+fn an_index_page_that_is_used_again_is_retired_anew() {
+    let store = store(&options(64 * MIB), 2);
+    let (mut worker, mut other) = (store.worker(0).unwrap(), store.worker(1).unwrap());
+    let index_bytes = || store.gauges().index_bytes;
+    fill(&mut worker, 0..300_000, b"v");
+    worker.flush(None);
+    maintain(&mut worker);
+    fill(&mut worker, 0..300_000, b"v");
+    // It has come by since they were retired the first time.
+    maintain(&mut other);
+    let grown = index_bytes();
+    let key = 7u64.to_le_bytes();
+    let key = other.key(&key).unwrap();
+    let mut looks = 0;
+    other.get(&key, Mark::None, |_| {
+        looks += 1;
+        worker.flush(None);
+        maintain(&mut worker);
+        assert_eq!(index_bytes(), grown, "the other worker is looking at it");
+    });
+    assert_eq!(looks, 1);
+    for _ in 0..2 {
+        maintain(&mut other);
+        maintain(&mut worker);
+    }
+    assert!(index_bytes() < grown);
 }
 
 #[test]
