@@ -339,6 +339,17 @@ fn udp_replies_that_leave_together_arrive_one_by_one() {
 }
 
 #[test]
+fn stats_bytes_tells_large_values_too() {
+    let server = start(&["-l", "127.0.0.1", "-p", "-1"]);
+    let mut client = Client::connect(&server);
+    client.store("large", &[b'x'; 900_000]);
+    client.send(b"stats\r\n");
+    let lines = client.lines_up_to("END");
+    let bytes = lines.iter().find_map(|line| line.strip_prefix("STAT bytes ")).expect("the line");
+    assert!((900_000..920_000).contains(&bytes.parse::<u64>().unwrap()), "{bytes}");
+}
+
+#[test]
 fn shutdown_ends_the_server_well() {
     for command in ["shutdown", "shutdown graceful"] {
         let mut server = start(&["-l", "127.0.0.1", "-p", "-1", "-A"]);

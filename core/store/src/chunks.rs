@@ -128,6 +128,12 @@ impl<'r> Store<'r> {
         Some(())
     }
 
+    /// What chunks in use take.
+    pub(crate) fn chunk_bytes(&self) -> u64 {
+        let pages = self.pages.iter().filter(|page| page.used_for() == Use::Chunks);
+        pages.map(|page| u64::from(page.filled.load(Ordering::Relaxed)) * CHUNK_BYTES).sum()
+    }
+
     /// Chunks that a page holds.
     pub(crate) fn chunks_a_page(&self) -> u32 {
         self.region.page_words() >> CHUNK_WORDS_LOG2

@@ -308,6 +308,7 @@ impl<'r> Store<'r> {
             pages_small: u64::from(self.queues[0].pages()),
             pages_main: u64::from(self.queues[1].pages()),
             page_bytes,
+            chunk_bytes: self.chunk_bytes(),
             pinned_bytes: self.chunks.pinned_bytes(),
         }
     }
@@ -445,6 +446,8 @@ pub struct Gauges {
     pub limit_bytes: u64,
     /// Keys, values and metadata of live items, rounded up to words; the chunks of large values not included.
     pub item_bytes: u64,
+    /// Chunks of large values: of live items, on their way in, pinned, or on their way back.
+    pub chunk_bytes: u64,
     pub items: u64,
     /// Lines of eight slots each.
     pub index_lines: u64,

@@ -119,7 +119,10 @@ fn whole(filling: Filling, seed: u64, sealed: bool) {
     with_adopted(&words, &left_behind.options, 2, NOW_S, |store, adopted| {
         assert_eq!((adopted.dropped, adopted.repaired_lines), (0, 0));
         let (before, after) = (left_behind.gauges, store.gauges());
-        assert_eq!((after.items, after.item_bytes), (before.items, before.item_bytes));
+        assert_eq!(
+            (after.items, after.item_bytes, after.chunk_bytes),
+            (before.items, before.item_bytes, before.chunk_bytes)
+        );
         assert_eq!((after.index_lines, after.index_bytes), (before.index_lines, before.index_bytes));
         assert!(after.pages_free >= before.pages_free, "{after:?}, {before:?}");
         assert!(after.pages_small <= before.pages_small && after.pages_main <= before.pages_main);

@@ -44,6 +44,25 @@ fn there_is_room_for_every_new_one() {
     assert!(refused.is_empty(), "{refused:?}, {:?}", store.gauges());
 }
 
+#[test]
+fn the_gauge_tells_what_large_values_take() {
+    const VALUE_BYTES: u64 = 900_000;
+    let store = store(&options(48 << 20), 1);
+    let mut worker = store.worker(0).unwrap();
+    for number in 1..=3 {
+        write(&mut worker, format!("key{number}").as_bytes(), VALUE_BYTES as usize).unwrap();
+        let told = store.gauges().chunk_bytes;
+        // A chunk of 4 KiB has two words of its own, and the last one is not full.
+        assert!((number * VALUE_BYTES..number * (VALUE_BYTES + 8_192)).contains(&told), "{told}");
+    }
+    for number in 1..=3 {
+        let name = format!("key{number}");
+        worker.delete(&worker.key(name.as_bytes()).unwrap(), None);
+    }
+    while worker.maintain() {}
+    assert_eq!(store.gauges().chunk_bytes, 0);
+}
+
 /// Reads all of a large value.
 fn read(worker: &mut Worker<'_, '_>, key: &[u8]) -> Option<Vec<u8>> {
     let key = worker.key(key).unwrap();

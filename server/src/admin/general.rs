@@ -175,7 +175,7 @@ pub(super) fn general(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     stat(reply, "log_watchers", shared.hub.tally().watchers);
     tls(shared, &since, reply);
     since.all(reply, &["unexpected_napi_ids", "round_robin_fallback"]);
-    stat(reply, "bytes", gauges.item_bytes);
+    stat(reply, "bytes", gauges.item_bytes + gauges.chunk_bytes);
     stat(reply, "curr_items", gauges.items);
     stat(reply, "total_items", since.value("total_items"));
     stat(reply, "slab_global_page_pool", gauges.pages_free);

@@ -186,7 +186,7 @@ pub(super) fn general(core: &Core, now_s: u32, reply: &mut Text<'_, '_>) {
     since.all(reply, &SLABS);
     reply.word(b"slab_reassign_last_busy_status", b"none");
     since.all(reply, &THREADS_AND_LOGS);
-    reply.stat(b"bytes", gauges.item_bytes);
+    reply.stat(b"bytes", gauges.item_bytes.wrapping_add(gauges.chunk_bytes));
     reply.stat(b"curr_items", gauges.items);
     reply.stat(b"total_items", since.value(b"total_items"));
     reply.stat(b"slab_global_page_pool", gauges.pages_free);
