@@ -282,17 +282,11 @@ fn write_port_file(listening: &Listening) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(line: &str) -> Options {
-        match crate::options::parse(line.split_whitespace().map(Into::into)).unwrap() {
-            crate::options::Command::Run(options) => *options,
-            crate::options::Command::Print(text) => panic!("printed {text}"),
-        }
-    }
+    use crate::options::parsed;
 
     #[test]
     fn one_free_port_for_every_address_and_its_udp_workers() {
-        let listening = open(&options("-l 127.0.0.1,127.0.0.2 -p -1 -U -1 -t 2")).unwrap();
+        let listening = open(&parsed("-l 127.0.0.1,127.0.0.2 -p -1 -U -1 -t 2")).unwrap();
         let ports: Vec<u16> = listening.listeners.iter().map(Bound::port).collect();
         assert_eq!(ports.len(), 2);
         assert!(ports[0] != 0 && ports[0] == ports[1]);
@@ -302,10 +296,10 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_an_error_for_tcp_and_for_udp() {
-        let first = open(&options("-l 127.0.0.1 -p -1 -U -1 -t 2")).unwrap();
+        let first = open(&parsed("-l 127.0.0.1 -p -1 -U -1 -t 2")).unwrap();
         let (tcp, udp) = (first.listeners[0].port(), first.datagram_doors[0].port());
         for line in [format!("-l 127.0.0.1 -p {tcp}"), format!("-l 127.0.0.1 -t 2 -p 0 -U {udp}")] {
-            let refusal = open(&options(&line)).unwrap_err();
+            let refusal = open(&parsed(&line)).unwrap_err();
             assert_eq!(refusal.exit_code, 71);
             assert!(refusal.message.contains("another server"), "{refusal}");
         }
@@ -314,7 +308,7 @@ mod tests {
     #[test]
     fn names_that_do_not_resolve_and_addresses_of_others_are_errors() {
         for line in ["-l fooble.invalid", "-l 192.0.2.1 -p -1"] {
-            assert_eq!(open(&options(line)).unwrap_err().exit_code, 71, "{line}");
+            assert_eq!(open(&parsed(line)).unwrap_err().exit_code, 71, "{line}");
         }
     }
 

@@ -318,8 +318,8 @@ impl<'s, 'r> Worker<'s, 'r> {
     /// Values that are being sent stay in memory whatever becomes of them; a quarter of it is the most that clients who
     /// do not read may hold.
     fn bound_pins(&mut self, newest: Token) {
-        let gauges = self.shared.store.gauges();
-        if gauges.pinned_bytes > gauges.limit_bytes / 4
+        let store = &self.shared.store;
+        if store.pinned_bytes() > store.limit_bytes() / 4
             && let Some(victim) = self.longest_stalled(newest)
         {
             self.server.counts.output_exhausted.add(1);

@@ -14,6 +14,7 @@ pub mod authority;
 pub mod cable;
 pub mod connection;
 pub mod datagram;
+pub mod dice;
 pub mod escape;
 pub mod frame;
 pub mod line;

@@ -309,8 +309,13 @@ impl<'r> Store<'r> {
             pages_main: u64::from(self.queues[1].pages()),
             page_bytes,
             chunk_bytes: self.chunk_bytes(),
-            pinned_bytes: self.chunks.pinned_bytes(),
+            pinned_bytes: self.pinned_bytes(),
         }
+    }
+
+    /// Chunks of values that are pinned. Costs nothing to ask, unlike the other gauges.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.chunks.pinned_bytes()
     }
 
     /// What was counted so far, by all workers.

@@ -8,9 +8,12 @@
 mod support;
 use unbuckle_store as crate_under_test;
 
+#[path = "support/append.rs"]
+mod append;
 #[path = "support/described.rs"]
 mod described;
 
+use append::append;
 use described::{grown, key, read, set, set_value, version_of};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -299,20 +302,7 @@ fn appends_to_large_values() {
         }
         let added = &grown(number, *len + more)[*len..];
         *len += more;
-        let name = key(number);
-        let name = worker.key(&name).unwrap();
-        let appended = worker.rewrite(&name, &mut added.to_vec(), |_, added| {
-            Ok::<_, ()>(Rewrite {
-                before: &[],
-                keep: true,
-                after: added,
-                expiry: None,
-                flags: None,
-                cas: RewriteCas::Next,
-                stale: false,
-                win_token_sent: false,
-            })
-        });
+        let appended = append(worker, &key(number), added, true);
         assert!(matches!(appended, Rewritten::Done { .. }), "{appended:?}");
         None
     });

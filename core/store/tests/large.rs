@@ -3,6 +3,10 @@
 mod support;
 use unbuckle_store as crate_under_test;
 
+#[path = "support/append.rs"]
+mod append;
+
+use append::append;
 use support::{options, store};
 use unbuckle_store::{
     Condition, Mark, NewItem, Pin, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored, Worker,
@@ -79,29 +83,6 @@ fn read_pinned(worker: &Worker<'_, '_>, pin: &mut Pin) -> Vec<u8> {
     value
 }
 
-fn append(worker: &mut Worker<'_, '_>, key: &[u8], added: &[u8]) {
-    let key = worker.key(key).unwrap();
-    let outcome = if added.len() <= worker.inline_value_bytes_max() {
-        worker.rewrite(&key, &mut added.to_vec(), |_, added| {
-            Ok::<_, ()>(Rewrite {
-                before: &[],
-                keep: true,
-                after: added,
-                expiry: None,
-                flags: None,
-                cas: RewriteCas::Next,
-                stale: false,
-                win_token_sent: false,
-            })
-        })
-    } else {
-        let mut upload = worker.begin_upload(key.bytes().len(), added.len() as u64).unwrap();
-        worker.upload(&mut upload, added).unwrap();
-        worker.finish_join(upload, &key, Side::After, None, |_| true)
-    };
-    assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
-}
-
 /// What is appended takes memory for itself alone, whoever reads the value meanwhile sees what it was, and in the end all
 /// of it comes back.
 #[test]
@@ -118,7 +99,9 @@ fn an_append_copies_no_more_than_it_brings() {
     assert!(pinned_bytes >= before.len() as u64);
     for (round, len) in [0, 1, 7, 8, 9, 4072, 4080, 4081, 9000, 16_000, 30_000, 5].into_iter().enumerate() {
         let added = vec![b'a' + round as u8; len];
-        append(&mut worker, b"key", &added);
+        let whole = added.len() <= worker.inline_value_bytes_max();
+        let outcome = append(&mut worker, b"key", &added, whole);
+        assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
         expected.extend_from_slice(&added);
         assert!(read(&mut worker, b"key").unwrap() == expected, "round {round}");
         assert!(read_pinned(&worker, &mut pin) == before, "round {round}: another value than was pinned");

@@ -6,6 +6,10 @@
 
 mod support;
 
+#[path = "support/append.rs"]
+mod append;
+
+use append::append;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
@@ -318,28 +322,8 @@ fn write_large(worker: &mut Worker<'_, '_>, key: &[u8]) {
 }
 
 /// Appends `len` times `byte`, as one request or as an upload. False if there is nothing to append to.
-fn append(worker: &mut Worker<'_, '_>, key: &[u8], byte: u8, len: usize, whole: bool) -> bool {
-    let key = worker.key(key).unwrap();
-    let added = vec![byte; len];
-    let outcome = if whole {
-        worker.rewrite(&key, &mut added.clone(), |_, added| {
-            Ok::<_, ()>(Rewrite {
-                before: &[],
-                keep: true,
-                after: added,
-                expiry: None,
-                flags: None,
-                cas: RewriteCas::Next,
-                stale: false,
-                win_token_sent: false,
-            })
-        })
-    } else {
-        let mut upload = worker.begin_upload(key.bytes().len(), len as u64).unwrap();
-        worker.upload(&mut upload, &added).unwrap();
-        worker.finish_join(upload, &key, Side::After, None, |_| true)
-    };
-    match outcome {
+fn append_some(worker: &mut Worker<'_, '_>, key: &[u8], byte: u8, len: usize, whole: bool) -> bool {
+    match append(worker, key, &vec![byte; len], whole) {
         Rewritten::Done { .. } => true,
         Rewritten::NotFound => false,
         other => panic!("{other:?}"),
@@ -378,7 +362,7 @@ fn appends_race(delete: bool) {
                 for round in 0..ROUNDS {
                     let byte = number << 4 | round;
                     let len = if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN };
-                    done += usize::from(append(&mut worker, b"key", byte, len, round % 2 == 0));
+                    done += usize::from(append_some(&mut worker, b"key", byte, len, round % 2 == 0));
                 }
                 worker.rest();
                 done

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 pub(super) fn settings(shared: &Shared<'_>, reply: &mut Vec<u8>) {
     let options = &shared.options;
-    stat(reply, "maxbytes", shared.store.gauges().limit_bytes);
+    stat(reply, "maxbytes", shared.store.limit_bytes());
     stat(reply, "maxconns", options.connections_max);
     stat(reply, "tcpport", options.tcp_port.unwrap_or(0));
     stat(reply, "udpport", options.udp_port.unwrap_or(0));

@@ -414,11 +414,17 @@ fn listen(options: &mut Options, value: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A command line that runs a server, for other files' tests.
+#[cfg(test)]
+pub(crate) fn parsed(line: &str) -> Options {
+    tests::run(line).expect("a command line")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run(line: &str) -> Result<Options, Refusal> {
+    pub(super) fn run(line: &str) -> Result<Options, Refusal> {
         match parse(line.split_whitespace().map(OsString::from))? {
             Command::Run(options) => Ok(*options),
             Command::Print(text) => panic!("printed {text}"),

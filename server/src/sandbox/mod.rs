@@ -86,17 +86,11 @@ fn exceptions(options: &Options, passwords: Option<&Path>) -> Exceptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::parsed;
     use std::io::ErrorKind::PermissionDenied;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::process::Command;
-
-    fn options(line: &str) -> Options {
-        match crate::options::parse(line.split_whitespace().map(Into::into)).unwrap() {
-            crate::options::Command::Run(options) => *options,
-            crate::options::Command::Print(text) => panic!("printed {text}"),
-        }
-    }
 
     /// Confinement is for good: each test gives up the rights of a thread that ends with it.
     fn in_a_thread(check: impl FnOnce() + Send) {
@@ -112,7 +106,7 @@ mod tests {
         in_a_thread(|| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            install(&options("-p 0"), Otherwise::Fail, Reach::Thread).unwrap();
+            install(&parsed("-p 0"), Otherwise::Fail, Reach::Thread).unwrap();
             let (mut server, _) = listener.accept().unwrap();
             client.write_all(b"get").unwrap();
             let mut request = [0; 3];
@@ -135,7 +129,7 @@ mod tests {
             return;
         }
         in_a_thread(|| {
-            let options = options("-U 11211 --fastpath lo");
+            let options = parsed("-U 11211 --fastpath lo");
             files::confine(&exceptions(&options, None)).unwrap();
             install(&options, Otherwise::Fail, Reach::Thread).unwrap();
             assert!(std::fs::read_to_string("/proc/thread-self/net/dev").unwrap().contains("lo:"));
@@ -158,7 +152,7 @@ mod tests {
         }
         let pid_option = format!("-P {}", pid_file.display());
         in_a_thread(|| {
-            let version = files::confine(&exceptions(&options(&pid_option), Some(&inside))).unwrap();
+            let version = files::confine(&exceptions(&parsed(&pid_option), Some(&inside))).unwrap();
             assert!(std::fs::read(&inside).is_ok());
             // A new one in the old one's place is read as well, though nobody here can put it there.
             assert!(is_denied(std::fs::write(folder.join("kept/new"), "")));

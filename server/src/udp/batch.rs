@@ -304,7 +304,7 @@ pub(super) fn send(socket: &OwnedFd, replies: &[Reply], arena: &[u8]) -> Sent {
 /// equally long but for a shorter last.
 fn segments(replies: &[Reply], most: usize) -> usize {
     let Some((first, others)) = replies.split_first() else { return 0 };
-    let length = first.bytes.len();
+    let (length, client) = (first.bytes.len(), first.to.address());
     let mut end = first.bytes.end;
     let mut last = length;
     let follows = |reply: &&Reply| {
@@ -312,7 +312,7 @@ fn segments(replies: &[Reply], most: usize) -> usize {
             && reply.bytes.start == end
             && reply.bytes.len() <= length
             && reply.bytes.end - first.bytes.start <= SEGMENTS_BYTES_MAX
-            && reply.to.address() == first.to.address()
+            && reply.to.address() == client
             && reply.from == first.from;
         end = reply.bytes.end;
         last = reply.bytes.len();

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use unbuckle_tests::dice::Dice;
 
 const USAGE: &str = "usage: mix ADDRESS SECONDS
   gets, sets, deletes, increments and large values over TCP (text and binary) and UDP against a server at ADDRESS;
@@ -86,9 +87,9 @@ fn main() -> Result<ExitCode> {
 
 fn converse(name: &str, door: &mut dyn Door, bytes_max: u64, ends: Instant, count: &AtomicU64) -> Result<()> {
     let mut memory = Memory::new();
-    let mut dice = Dice(name.bytes().fold(77, |sum, byte| sum * 31 + u64::from(byte)));
+    let mut dice = Dice::new(name.bytes().fold(77, |sum, byte| sum * 31 + u64::from(byte)));
     while Instant::now() < ends {
-        let (key, ask) = dice.ask(name, bytes_max);
+        let (key, ask) = ask(&mut dice, name, bytes_max);
         let answer = door.ask(&key, &ask).with_context(|| format!("{key}, {}", summary(&ask)))?;
         count.fetch_add(1, Relaxed);
         learn(&mut memory, &key, &ask, answer)?;
@@ -146,41 +147,29 @@ fn summary_of_answer(answer: &Answer) -> String {
     }
 }
 
-/// A simple generator: what is asked need not be hard to foresee.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-
-    fn ask(&mut self, client: &str, bytes_max: u64) -> (String, Ask) {
-        let number = self.roll(KEYS);
-        if number < KEYS / 8 {
-            let ask = match self.roll(8) {
-                0 => Ask::Set(self.roll(1000).to_string().into_bytes()),
-                1 => Ask::Get,
-                _ => Ask::Increment,
-            };
-            return (format!("{client}:number{number}"), ask);
-        }
-        let ask = match self.roll(16) {
-            0..4 => Ask::Set(self.value(bytes_max)),
-            4 => Ask::Delete,
-            _ => Ask::Get,
+fn ask(dice: &mut Dice, client: &str, bytes_max: u64) -> (String, Ask) {
+    let number = dice.roll(KEYS);
+    if number < KEYS / 8 {
+        let ask = match dice.roll(8) {
+            0 => Ask::Set(dice.roll(1000).to_string().into_bytes()),
+            1 => Ask::Get,
+            _ => Ask::Increment,
         };
-        (format!("{client}:{number}"), ask)
+        return (format!("{client}:number{number}"), ask);
     }
+    let ask = match dice.roll(16) {
+        0..4 => Ask::Set(value(dice, bytes_max)),
+        4 => Ask::Delete,
+        _ => Ask::Get,
+    };
+    (format!("{client}:{number}"), ask)
+}
 
-    /// Mostly short, and different each time.
-    fn value(&mut self, bytes_max: u64) -> Vec<u8> {
-        let bytes = if self.roll(8) == 0 { self.roll(bytes_max) } else { self.roll(SMALL_BYTES_MAX) };
-        let word = format!("<{}>", self.0);
-        word.bytes().cycle().take(bytes as usize).collect()
-    }
+/// Mostly short, and different each time.
+fn value(dice: &mut Dice, bytes_max: u64) -> Vec<u8> {
+    let bytes = if dice.roll(8) == 0 { dice.roll(bytes_max) } else { dice.roll(SMALL_BYTES_MAX) };
+    let word = format!("<{}>", dice.state());
+    word.bytes().cycle().take(bytes as usize).collect()
 }
 
 fn connect(address: SocketAddr) -> Result<TcpStream> {

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use unbuckle_tests::dice::Dice;
 
 const USAGE: &str = "usage: traffic ADDRESS SECONDS
   clients of every bad habit against a server at ADDRESS, over UDP and TCP; fails on a wrong answer
@@ -87,18 +88,6 @@ impl Tally {
     }
 }
 
-/// A simple generator: what is asked need not be hard to foresee.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
-
 /// A value that tells its key, whatever its length.
 fn value(key: u64, bytes: u64) -> String {
     let word = format!("<{key}>");
@@ -143,7 +132,7 @@ fn ensure_refusal(reply: &str) -> Result<()> {
 
 fn datagrams(address: SocketAddr, seed: u64, tally: &Tally) {
     let Ok(socket) = client_socket(address) else { return };
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut id = 0u16;
     while tally.go_on() {
         let (key, stored, text) = request(&mut dice);
@@ -175,7 +164,7 @@ fn client_socket(address: SocketAddr) -> Result<UdpSocket> {
 }
 
 fn streams(address: SocketAddr, seed: u64, tally: &Tally) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     while tally.go_on() {
         match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) => drop(converse(stream, &mut dice, tally)),
@@ -257,7 +246,7 @@ fn count(transport: &str, address: SocketAddr, times: u32, bytes: usize) -> Resu
 
 fn garbage(address: SocketAddr, tally: &Tally) {
     let Ok(socket) = client_socket(address) else { return };
-    let mut dice = Dice(99);
+    let mut dice = Dice::new(99);
     while tally.go_on() {
         let len = dice.roll(3000) as usize;
         let mut datagram: Vec<u8> = (0..len).map(|_| dice.roll(256) as u8).collect();
@@ -274,7 +263,7 @@ fn garbage(address: SocketAddr, tally: &Tally) {
 
 /// Leaves in the middle of values, asks and does not read, sends lines without an end.
 fn broken(address: SocketAddr, tally: &Tally) {
-    let mut dice = Dice(7);
+    let mut dice = Dice::new(7);
     while tally.go_on() {
         let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
             std::thread::sleep(Duration::from_millis(1));

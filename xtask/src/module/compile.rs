@@ -13,8 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Sources of the compiler's library, where its package puts them.
-pub(super) const LIBRARY: &str = "/usr/lib/rustlib/src/rust/library/core/src/lib.rs";
+/// The source of `core`, where the compiler's package puts it.
+pub(super) const CORE_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/core/src/lib.rs";
 
 /// What a release is built with, see `module/rust/Cargo.toml`; and the kernel's rules: its address range, thunks for
 /// returns and indirect calls (patched at boot for the processor at hand), no straight-line speculation past either, and
@@ -97,7 +97,7 @@ pub(super) fn stripped(object: &Path) -> Result<Vec<u8>> {
 /// One archive with everything in it.
 fn archive(root: &Path, folder: &Path, more_flags: &[&str]) -> Result<PathBuf> {
     let compiler = Compiler::new(root, folder, more_flags)?;
-    compiler.library()?;
+    compiler.compile_core()?;
     for (name, place, uses) in CRATES {
         compiler.run(name, "rlib", &root.join(place).join("src/lib.rs"), uses, &[])?;
     }
@@ -116,34 +116,35 @@ struct Compiler<'a> {
     root: &'a Path,
     folder: &'a Path,
     flags: Vec<String>,
-    /// Where the library's sources are in truth.
-    library: PathBuf,
+    /// The source of `core`, without links on the way there.
+    core_source: PathBuf,
     package_version: String,
 }
 
 impl<'a> Compiler<'a> {
     fn new(root: &'a Path, folder: &'a Path, more_flags: &[&str]) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let library = fs::canonicalize(LIBRARY).with_context(|| format!("looking for {LIBRARY}"))?;
-        let sources = library.ancestors().nth(4).unwrap_or(&library);
+        let core_source =
+            fs::canonicalize(CORE_SOURCE).with_context(|| format!("looking for {CORE_SOURCE}"))?;
+        let sources = core_source.ancestors().nth(4).unwrap_or(&core_source);
         let flags = FLAGS.iter().chain(more_flags).map(|flag| (*flag).to_owned()).chain([
             format!("--remap-path-prefix={}=/unbuckle", root.display()),
             format!("--remap-path-prefix={}=/rust", sources.display()),
         ]);
         let flags = flags.collect();
-        Ok(Compiler { root, folder, flags, library, package_version: package_version(root)? })
+        Ok(Compiler { root, folder, flags, core_source, package_version: package_version(root)? })
     }
 
     /// `core`, unless it is there already, made by the same compiler with the same flags.
-    fn library(&self) -> Result<()> {
+    fn compile_core(&self) -> Result<()> {
         let version = captured(Command::new(COMPILER).arg("--version"))?;
-        let record = format!("{version}{}\n{}\n", self.flags.join(" "), self.library.display());
-        let made_of = self.folder.join("library.from");
+        let record = format!("{version}{}\n{}\n", self.flags.join(" "), self.core_source.display());
+        let made_of = self.folder.join("compiled.from");
         if fs::read_to_string(&made_of).is_ok_and(|before| before == record) {
             return Ok(());
         }
         let unstable = ["-Zforce-unstable-if-unmarked", "--cap-lints=allow"];
-        self.run("core", "rlib", &self.library, &[], &unstable)?;
+        self.run("core", "rlib", &self.core_source, &[], &unstable)?;
         let builtins = self.folder.join("compiler_builtins.rs");
         fs::write(&builtins, EMPTY_BUILTINS)?;
         self.run("compiler_builtins", "rlib", &builtins, &[], &unstable)?;

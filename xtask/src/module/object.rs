@@ -49,7 +49,7 @@ const CHAIN_BYTES_MAX: usize = 7680;
 const CIRCLE: &str = "Worker5stage";
 
 pub(crate) fn missing() -> Option<String> {
-    let there = Path::new(COMPILER).exists() && Path::new(compile::LIBRARY).exists();
+    let there = Path::new(COMPILER).exists() && Path::new(compile::CORE_SOURCE).exists();
     (!there).then(|| "apt-get install rustc-web rust-web-src".into())
 }
 

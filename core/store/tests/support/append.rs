@@ -1,0 +1,27 @@
+//! An append to what is stored under a key.
+
+use super::crate_under_test;
+use crate_under_test::{Rewrite, RewriteCas, Rewritten, Side, Worker};
+
+/// `whole`: in one request, as small values come; else as an upload.
+pub fn append(worker: &mut Worker<'_, '_>, key: &[u8], added: &[u8], whole: bool) -> Rewritten<()> {
+    let key = worker.key(key).unwrap();
+    if whole {
+        worker.rewrite(&key, &mut added.to_vec(), |_, added| {
+            Ok(Rewrite {
+                before: &[],
+                keep: true,
+                after: added,
+                expiry: None,
+                flags: None,
+                cas: RewriteCas::Next,
+                stale: false,
+                win_token_sent: false,
+            })
+        })
+    } else {
+        let mut upload = worker.begin_upload(key.bytes().len(), added.len() as u64).unwrap();
+        worker.upload(&mut upload, added).unwrap();
+        worker.finish_join(upload, &key, Side::After, None, |_| true)
+    }
+}
