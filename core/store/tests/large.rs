@@ -8,9 +8,7 @@ mod append;
 
 use append::append;
 use support::{options, store};
-use unbuckle_store::{
-    Condition, Mark, NewItem, Pin, Refused, Rewrite, RewriteCas, Rewritten, Side, Stored, Worker,
-};
+use unbuckle_store::{Condition, Mark, NewItem, Pin, Refused, Rewritten, Side, Stored, Worker};
 
 fn write(worker: &mut Worker<'_, '_>, key: &[u8], len: usize) -> Result<Stored, Refused> {
     let key = worker.key(key).unwrap();

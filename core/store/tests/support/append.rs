@@ -1,5 +1,7 @@
 //! An append to what is stored under a key.
 
+#![allow(unreachable_pub)]
+
 use super::crate_under_test;
 use crate_under_test::{Rewrite, RewriteCas, Rewritten, Side, Worker};
 
