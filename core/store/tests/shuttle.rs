@@ -17,9 +17,7 @@ use shuttle::thread;
 use support::{Random, options, options_giving_back, store};
 use unbuckle_layout::index;
 use unbuckle_store as crate_under_test;
-use unbuckle_store::{
-    Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Side, Store, Worker,
-};
+use unbuckle_store::{Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
 
 const SCHEDULES: usize = 40;
 
