@@ -1,8 +1,10 @@
 //! Large values: chains of 4 KiB chunks, outside the log. What the log holds of such an item describes its chain, so
 //! that moving the item moves a few dozen bytes.
 //!
-//! A chunk's first word is the number of the next chunk plus 1 (0 at the end); in the chain's first chunk the second
-//! word says who holds the chain. Whoever lets go last frees it. Chunks are only ever read under a pin or before the chain is linked, so their bytes are never validated.
+//! A chunk's first word is the number of the next chunk plus 1. The last one's is the first: a chain is a ring, so that it can
+//! be lengthened at both ends ([`crate::join`]) and freed by whoever knows any chunk of it. The chunk that was its first one
+//! when it was made stays its *anchor*: the second word there says who holds the chain. Whoever lets go last frees it.
+//! Chunks are only ever read under a pin or before the chain is linked, so their bytes are never validated.
 //!
 //! Here are chunks and chains. [`crate::upload`] fills them, [`crate::pin`] reads them, [`crate::join`] makes new ones of old.
 
@@ -27,20 +29,33 @@ const CHAIN_BYTES: usize = 24;
 /// Chunks of freed chains that one step gives back.
 const CHUNKS_PER_STEP: u32 = 64;
 
-/// A chain as an item's record describes it.
+/// A chain as an item's record describes it: so much of a ring as the item's value fills. What lies in front of it in the
+/// first chunk, behind it in the last one, and between the last and the first is nobody's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) value_len: u64,
+    /// Bytes of the first chunk in front of the value; less than a chunk's data.
+    pub(crate) skipped: u64,
     /// Number of the first chunk plus 1; 0 if there is none.
     pub(crate) first: u64,
     pub(crate) last: u64,
+    /// The chunk that knows who holds the chain.
+    pub(crate) anchor: u64,
 }
+
+/// Lengths take less than this many bits, and so do numbers of chunks: the words of a region are numbered with 37.
+const LEN_BITS: u32 = 48;
+const NUMBER_BITS: u32 = 32;
 
 impl Chain {
     pub(crate) fn encode(self) -> [u8; CHAIN_BYTES] {
         let mut out = [0; CHAIN_BYTES];
         let (words, _) = out.as_chunks_mut::<8>();
-        for (to, word) in words.iter_mut().zip([self.value_len, self.first, self.last]) {
+        // Nothing for an anchor in its usual place: such a description is the one that earlier versions wrote.
+        let anchor = if self.anchor == self.first { 0 } else { self.anchor };
+        let described =
+            [self.value_len | self.skipped << LEN_BITS, self.first | anchor << NUMBER_BITS, self.last];
+        for (to, word) in words.iter_mut().zip(described) {
             *to = word.to_le_bytes();
         }
         out
@@ -48,7 +63,25 @@ impl Chain {
 
     fn decode(bytes: &[u8]) -> Chain {
         let word = |i: usize| bytes.as_chunks::<8>().0.get(i).map_or(0, |word| u64::from_le_bytes(*word));
-        Chain { value_len: word(0), first: word(1), last: word(2) }
+        let (first, anchor) = (word(1) & ((1 << NUMBER_BITS) - 1), word(1) >> NUMBER_BITS);
+        Chain {
+            value_len: word(0) & ((1 << LEN_BITS) - 1),
+            skipped: word(0) >> LEN_BITS,
+            first,
+            last: word(2),
+            anchor: if anchor == 0 { first } else { anchor },
+        }
+    }
+
+    /// Chunks that the value lies in.
+    pub(crate) fn chunks(&self) -> u64 {
+        (self.skipped.saturating_add(self.value_len)).div_ceil(CHUNK_DATA_BYTES as u64)
+    }
+
+    /// Where in the last chunk's data the value ends: 1 to all of it.
+    pub(crate) fn end(&self) -> u64 {
+        let end = (self.skipped.saturating_add(self.value_len)) % CHUNK_DATA_BYTES as u64;
+        if end == 0 { CHUNK_DATA_BYTES as u64 } else { end }
     }
 }
 
@@ -58,7 +91,7 @@ pub(crate) struct Chunks {
     lock: Lock,
     /// Pages with a free chunk: a list.
     partial: AtomicU32,
-    /// Freed chains, linked through the second word of their first chunks.
+    /// Freed chains, rings no longer, linked through the second word of their first chunks.
     returned: AtomicU64,
     pub(crate) in_uploads: AtomicU64,
     pub(crate) pinned_bytes: AtomicU64,
@@ -84,10 +117,17 @@ impl<'r> Store<'r> {
         self.chunk_word(number, 0).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
+    /// The chunk behind `number`, if there is one of that number, is `next` from now on.
+    pub(crate) fn link_chunks(&self, number: u64, next: u64) {
+        if let Some(link) = self.chunk_word(number, 0) {
+            link.store(next, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn chunk_page(&self, number: u64) -> Option<(u32, &Page, usize)> {
         let index = number.checked_sub(1)?;
         let log2 = self.region.page_words_log2() - CHUNK_WORDS_LOG2;
-        let page = (index >> log2) as u32;
+        let page = u32::try_from(index >> log2).ok()?;
         Some((page, self.page(page)?, (index & ((1 << log2) - 1)) as usize))
     }
 
@@ -190,12 +230,16 @@ impl<'r> Store<'r> {
         Some(number)
     }
 
-    /// A chain that nobody holds any more: its chunks are free, in the end.
+    /// A chain that nobody holds any more: its chunks are free, in the end. Who returns it may know less of it than there
+    /// is: the ring is cut behind its anchor.
     pub(crate) fn return_chain(&self, chain: &Chain) {
-        let Some(second) = self.chunk_word(chain.first, 1) else { return };
+        let Some(link) = self.chunk_word(chain.anchor, 0) else { return };
+        let front = link.load(Ordering::Relaxed);
+        let Some(second) = self.chunk_word(front, 1) else { return };
         let _guard = self.chunks.lock.lock(self.relax);
+        link.store(0, Ordering::Relaxed);
         second.store(self.chunks.returned.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.chunks.returned.store(chain.first, Ordering::Relaxed);
+        self.chunks.returned.store(front, Ordering::Relaxed);
     }
 
     /// Gives back chunks of freed chains, and pages that have become empty. True if there are more.
