@@ -266,7 +266,7 @@ impl<'r> Store<'r> {
     fn is_chain(&self, chain: &Chain) -> bool {
         let chunks = chain.chunks();
         let chunks_max = u64::from(self.region.pages()) * u64::from(self.chunks_a_page());
-        if chunks == 0 || chunks > chunks_max || chain.skipped >= CHUNK_DATA_BYTES as u64 {
+        if chunks == 0 || chunks > chunks_max || chain.skipped as usize >= CHUNK_DATA_BYTES {
             return false;
         }
         let (mut number, mut anchored) = (chain.first, false);
@@ -435,10 +435,10 @@ impl<'s, 'r> Adoption<'s, 'r> {
             return false;
         }
         if let Some(link) = store.chunk_word(chain.last, 0)
-            && link.load(Ordering::Relaxed) != chain.first
+            && link.load(Ordering::Relaxed) != u64::from(chain.first)
         {
             // Whoever was lengthening it has died before the item knew.
-            link.store(chain.first, Ordering::Relaxed);
+            link.store(chain.first.into(), Ordering::Relaxed);
         }
         let mut number = chain.first;
         for _ in 0..chain.chunks() {

@@ -215,29 +215,12 @@ impl<'r> Worker<'_, 'r> {
         if !self.store.fits(key.bytes.len(), value_len) {
             return Err(Refused::TooLarge);
         }
-        let plan = Lengthening::new(old, side, added.len());
-        // What does not go into the old chain's own chunks gets some while nothing is locked.
-        let mut far = plan.far;
-        if let Err(refused) = self.copy_piece(&mut far, added, plan.far_bytes) {
-            self.abort_upload(far);
-            return Err(refused);
-        }
-        self.settle(&far);
-        let far = far.chain;
+        let near = added.len().min(old.room(side));
+        let far = self.upload_far(side, added, near)?;
         let chain = lengthened(old, side, &far, added.len());
         let committed = self.stage_chain(key, read, head, &chain).and_then(|staged| {
             self.commit_after(key, staged, read.expect(), |worker| {
-                let mut near = plan.near;
-                // Its chunk is there: nothing can be missing.
-                let _ = worker.copy_piece(&mut near, added, plan.near_bytes);
-                if far.first != 0 {
-                    let (before, behind) = match side {
-                        Side::Before => (&far, old),
-                        Side::After => (old, &far),
-                    };
-                    worker.store.link_chunks(before.last, behind.first);
-                    worker.store.link_chunks(behind.last, before.first);
-                }
+                worker.attach(old, side, added, near, &far);
                 worker.store.lengthen_pins(&chain);
             })
         });
@@ -245,6 +228,41 @@ impl<'r> Worker<'_, 'r> {
             self.store.release_chain(&far);
         }
         committed
+    }
+
+    /// Chunks for what does not go into the old chain's own, all but `near` bytes, while nothing is locked.
+    #[inline(never)]
+    fn upload_far(&mut self, side: Side, added: &Piece<'_>, near: u64) -> Result<Chain, Refused> {
+        let len = added.len().saturating_sub(near);
+        let (mut far, bytes) = match side {
+            Side::Before => (Upload::before(len), 0..len),
+            Side::After => (Upload::of(len), near..added.len()),
+        };
+        if let Err(refused) = self.copy_piece(&mut far, added, bytes) {
+            self.abort_upload(far);
+            return Err(refused);
+        }
+        self.settle(&far);
+        Ok(far.chain)
+    }
+
+    /// Puts `near` bytes into the old chain's chunk at that side, and links `far` to it. The stripe is locked.
+    #[inline(never)]
+    fn attach(&mut self, old: &Chain, side: Side, added: &Piece<'_>, near: u64, far: &Chain) {
+        let (mut upload, bytes) = match side {
+            Side::Before => (Upload::in_front(old, near), added.len().saturating_sub(near)..added.len()),
+            Side::After => (Upload::behind(old, near), 0..near),
+        };
+        // Its chunk is there: nothing can be missing.
+        let _ = self.copy_piece(&mut upload, added, bytes);
+        if far.first != 0 {
+            let (before, behind) = match side {
+                Side::Before => (far, old),
+                Side::After => (old, far),
+            };
+            self.store.link_chunks(before.last, behind.first);
+            self.store.link_chunks(behind.last, before.first);
+        }
     }
 
     #[inline(never)]
@@ -297,36 +315,12 @@ impl<'r> Worker<'_, 'r> {
     }
 }
 
-/// What is added to a chain, in two parts: what goes into a chunk that the chain has, and what takes chunks of its own.
-struct Lengthening {
-    near: Upload,
-    near_bytes: Range<u64>,
-    far: Upload,
-    far_bytes: Range<u64>,
-}
-
-impl Lengthening {
-    fn new(old: &Chain, side: Side, len: u64) -> Lengthening {
+impl Chain {
+    /// Bytes that the chunk at that side still has room for.
+    fn room(&self, side: Side) -> u64 {
         match side {
-            Side::Before => {
-                let near = len.min(old.skipped);
-                let far = len - near;
-                Lengthening {
-                    near: Upload::in_front(old, near),
-                    near_bytes: far..len,
-                    far: Upload::before(far),
-                    far_bytes: 0..far,
-                }
-            }
-            Side::After => {
-                let near = len.min((CHUNK_DATA_BYTES as u64).saturating_sub(old.end()));
-                Lengthening {
-                    near: Upload::behind(old, near),
-                    near_bytes: 0..near,
-                    far: Upload::of(len - near),
-                    far_bytes: near..len,
-                }
-            }
+            Side::Before => self.skipped.into(),
+            Side::After => (CHUNK_DATA_BYTES as u64).saturating_sub(self.end().into()),
         }
     }
 }
@@ -335,7 +329,7 @@ impl Lengthening {
 fn lengthened(old: &Chain, side: Side, far: &Chain, len: u64) -> Chain {
     let value_len = old.value_len.saturating_add(len);
     match (side, far.first) {
-        (Side::Before, 0) => Chain { value_len, skipped: old.skipped.saturating_sub(len), ..*old },
+        (Side::Before, 0) => Chain { value_len, skipped: old.skipped.saturating_sub(len as u32), ..*old },
         (Side::Before, first) => Chain { value_len, skipped: far.skipped, first, ..*old },
         (Side::After, 0) => Chain { value_len, ..*old },
         (Side::After, _) => Chain { value_len, last: far.last, ..*old },

@@ -23,7 +23,7 @@ const CHUNKS_SHIFT: u32 = 32;
 pub struct Pin {
     pub(crate) chain: Chain,
     /// Where the last read ended: a chunk (number plus 1) and its position in the chain.
-    chunk: u64,
+    chunk: u32,
     index: u64,
 }
 
@@ -129,7 +129,7 @@ impl Worker<'_, '_> {
     pub fn read_pinned(&self, pin: &mut Pin, offset: u64, out: &mut [u8]) -> usize {
         let (mut offset, mut done) = (offset, 0);
         while done < out.len() && offset < pin.chain.value_len {
-            let at = pin.chain.skipped.saturating_add(offset);
+            let at = offset.saturating_add(pin.chain.skipped.into());
             let (index, within) = (at / CHUNK_DATA_BYTES as u64, (at % CHUNK_DATA_BYTES as u64) as usize);
             self.seek(pin, index);
             let left = usize::try_from(pin.chain.value_len - offset).unwrap_or(usize::MAX);

@@ -21,36 +21,36 @@ pub struct Upload {
     received: u64,
     chunks: u32,
     /// Where in the last chunk's data the next byte goes.
-    at: usize,
+    at: u32,
 }
 
 impl Upload {
     /// `len` bytes in chunks of their own.
     pub(crate) fn of(len: u64) -> Upload {
         let chain = Chain { value_len: len, ..Chain::default() };
-        Upload { chain, received: 0, chunks: 0, at: CHUNK_DATA_BYTES }
+        Upload { chain, received: 0, chunks: 0, at: CHUNK_DATA_BYTES as u32 }
     }
 
     /// The same, with the last chunk full: something else follows there.
     pub(crate) fn before(len: u64) -> Upload {
         let whole = CHUNK_DATA_BYTES as u64;
         let mut upload = Upload::of(len);
-        upload.chain.skipped = (whole - len % whole) % whole;
+        upload.chain.skipped = ((whole - len % whole) % whole) as u32;
         upload
     }
 
     /// `len` bytes that go behind the end of a chain, all into its last chunk.
     pub(crate) fn behind(chain: &Chain, len: u64) -> Upload {
-        let (received, at) = (chain.value_len, chain.end() as usize);
+        let (received, at) = (chain.value_len, chain.end());
         let chain = Chain { value_len: received.saturating_add(len), ..*chain };
         Upload { chain, received, chunks: 0, at }
     }
 
     /// `len` bytes that go in front of a chain, all into its first chunk.
     pub(crate) fn in_front(chain: &Chain, len: u64) -> Upload {
-        let skipped = chain.skipped.saturating_sub(len);
+        let skipped = chain.skipped.saturating_sub(len as u32);
         let chain = Chain { value_len: len, skipped, last: chain.first, ..*chain };
-        Upload { chain, received: 0, chunks: 0, at: skipped as usize }
+        Upload { chain, received: 0, chunks: 0, at: skipped }
     }
 
     /// Length of the whole value, bytes.
@@ -80,14 +80,14 @@ impl Worker<'_, '_> {
         }
         let mut bytes = bytes;
         while !bytes.is_empty() {
-            if upload.at >= CHUNK_DATA_BYTES {
+            if upload.at as usize >= CHUNK_DATA_BYTES {
                 self.add_chunk(upload).inspect_err(|_| self.count(Count::OutOfMemory))?;
             }
-            let room = CHUNK_DATA_BYTES.saturating_sub(upload.at);
+            let room = CHUNK_DATA_BYTES.saturating_sub(upload.at as usize);
             let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
             let chunk = self.store.chunk(upload.chain.last).unwrap_or(&[]);
-            splice(chunk.get(CHUNK_HEAD_WORDS..).unwrap_or(&[]), upload.at, now);
-            upload.at += now.len();
+            splice(chunk.get(CHUNK_HEAD_WORDS..).unwrap_or(&[]), upload.at as usize, now);
+            upload.at += now.len() as u32;
             upload.received += now.len() as u64;
             bytes = later;
         }
@@ -110,7 +110,7 @@ impl Worker<'_, '_> {
         upload.at = 0;
         if chain.last == 0 {
             (chain.first, chain.anchor) = (number, number);
-            upload.at = chain.skipped as usize;
+            upload.at = chain.skipped;
             if let Some(holders) = self.store.chunk_word(number, 1) {
                 holders.store(LINKED, Ordering::Relaxed);
             }
@@ -123,7 +123,7 @@ impl Worker<'_, '_> {
         Ok(())
     }
 
-    fn take_chunk(&mut self) -> Result<u64, Refused> {
+    fn take_chunk(&mut self) -> Result<u32, Refused> {
         loop {
             if let Some(number) = self.store.take_chunk() {
                 return Ok(number);
