@@ -9,6 +9,7 @@ use crate::meta;
 use crate::region::{self, BLOCK_BYTES, Header, Place};
 use crate::reply;
 use crate::scratch::{Bytes, PAYLOAD, Scratch};
+use crate::serve::Pass;
 use crate::verifier::opaque;
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason, flag};
 use unbuckle_layout::access::Access;
@@ -31,9 +32,11 @@ pub(crate) mod command {
     pub(crate) const GET: u64 = 0;
     pub(crate) const GETS: u64 = 1;
     pub(crate) const META: u64 = 2;
+    /// None of these.
+    pub(crate) const OTHER: u64 = 3;
 }
 
-/// Candidates of a line that are looked at. Ten bits of tag must agree: more are as good as never there.
+/// Candidates of a line that are looked at. Ten bits of tag agree: a third one is as good as never there.
 const CANDIDATES: u64 = 2;
 /// Positions at which a value may begin: below the datagram's end, a power of two.
 const ROOM: u64 = 2048;
@@ -99,7 +102,60 @@ pub(crate) fn token(frame: Bytes, cursor: u64, words_max: u64) -> Option<Token> 
     Some(Token { at, len, last, after })
 }
 
-/// Answers the key at the cursor.
+/// Reads the token at the cursor as the key whose turn is next, and asks for its index line: memory is slow, and there is
+/// other work until the answer.
+#[inline(always)]
+pub(crate) fn aim(scratch: &mut Scratch) {
+    let frame = scratch.frame.bytes();
+    let Some(token) = token(frame, scratch.cursor, KEY_WORDS_MAX + 1) else {
+        scratch.key_len = 0;
+        scratch.key_is_last = 0;
+        return;
+    };
+    scratch.cursor = token.after;
+    scratch.key_at = token.at;
+    scratch.key_len = token.len;
+    scratch.key_is_last = u64::from(token.last);
+    let Some(header) = Header::read() else { return };
+    let hashed_len = frame.forget(token.len) as usize;
+    scratch.hash = hash::hash_words(header.seed, |word| frame.load8(token.at + 8 * word as u64), hashed_len);
+    header.ask_for_line(index::place(scratch.hash, 0, header.lines));
+}
+
+/// Answers the key that was aimed at; [`outcome::MORE`] or [`outcome::DONE`].
+#[inline(always)]
+pub(crate) fn answer_key(command: u64) -> Result<u64, Pass> {
+    match unbuckle_answer_key(command) {
+        outcome @ (outcome::MORE | outcome::DONE) => Ok(outcome),
+        pass => Err(Pass(pass.wrapping_sub(outcome::PASS))),
+    }
+}
+
+#[inline(always)]
+fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
+    let is_last = scratch.key_is_last != 0;
+    if is_last && scratch.cursor != scratch.end {
+        return Err(Reason::Command); // another command follows
+    }
+    if scratch.key_len == 0 {
+        // Spaces at the line's end.
+        return if is_last && scratch.hits != 0 { Ok(outcome::DONE) } else { Err(Reason::Command) };
+    }
+    if scratch.key_len > KEY_BYTES_MAX as u64 {
+        return Err(Reason::Command);
+    }
+    if command == command::META {
+        if is_last {
+            scratch.letters = 0;
+        } else {
+            scratch.letters_at = scratch.cursor;
+            meta::read_flags()?;
+        }
+    }
+    hit(scratch.again(), command)?;
+    Ok(if is_last || command == command::META { outcome::DONE } else { outcome::MORE })
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn unbuckle_answer_key(command: u64) -> u64 {
@@ -110,40 +166,19 @@ extern "C" fn unbuckle_answer_key(command: u64) -> u64 {
     }
 }
 
-/// See [`unbuckle_answer_key`]: a function that the verifier looks at once, however many keys there are.
+/// Aims at the key behind the one that was answered, see [`aim`].
 #[inline(always)]
-pub(crate) fn answer_key(command: u64) -> u64 {
-    unbuckle_answer_key(command)
+pub(crate) fn aim_on() {
+    unbuckle_aim_on();
 }
 
-#[inline(always)]
-fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
-    let Some(token) = token(scratch.frame.bytes(), scratch.cursor, KEY_WORDS_MAX + 1) else {
-        return Err(Reason::Command);
-    };
-    if token.last && token.after != scratch.end {
-        return Err(Reason::Command); // another command follows
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_aim_on() -> u64 {
+    if let Some(scratch) = Scratch::current() {
+        aim(scratch);
     }
-    if token.len == 0 {
-        // Spaces at the line's end.
-        return if token.last && scratch.hits != 0 { Ok(outcome::DONE) } else { Err(Reason::Command) };
-    }
-    if token.len > KEY_BYTES_MAX as u64 {
-        return Err(Reason::Command);
-    }
-    scratch.cursor = token.after;
-    scratch.key_at = token.at;
-    scratch.key_len = token.len;
-    if command == command::META {
-        if token.last {
-            scratch.letters = 0;
-        } else {
-            scratch.letters_at = token.after;
-            meta::read_flags()?;
-        }
-    }
-    hit(scratch.again(), command)?;
-    Ok(if token.last || command == command::META { outcome::DONE } else { outcome::MORE })
+    0
 }
 
 /// An item under a version that is yet to be confirmed.
@@ -225,10 +260,8 @@ fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
 #[inline(always)]
 fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
     let frame = scratch.frame.bytes();
-    let (key_at, key_len) = (scratch.key_at, scratch.key_len);
-    let hashed_len = frame.forget(key_len) as usize;
-    let hash = hash::hash_words(header.seed, |word| frame.load8(key_at + 8 * word as u64), hashed_len);
-    let (tag, extra) = index::tag(hash);
+    let (key_at, key_len, hash) = (scratch.key_at, scratch.key_len, scratch.hash);
+    let tag = index::tag(hash);
     // Loops, and not three copies of six: what is executed once is slow by its length.
     let mut choice = 0;
     while choice < index::CHOICES as u64 {
@@ -243,14 +276,12 @@ fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
         let mut candidate = 0;
         while candidate < CANDIDATES {
             let Some(slot) = slots.next() else { break };
-            let entry = line.entry(slot);
-            if entry.extra == extra {
-                let Some(record) = region::place(entry.offset) else { return Err(Reason::Torn) };
-                let (options, its_key_len) = (record.load(0) >> 28, record.load(0) >> 20 & 0xff);
-                let is_item = options & u64::from(option::DEAD) == 0 && its_key_len == key_len;
-                if is_item && same_key(record, key_start(options), frame, key_at, key_len) {
-                    return Ok(Found { line, line_at, state, slot, record, record_at: entry.offset });
-                }
+            let record_at = line.entry(slot).offset;
+            let Some(record) = region::place(record_at) else { return Err(Reason::Torn) };
+            let (options, its_key_len) = (record.load(0) >> 28, record.load(0) >> 20 & 0xff);
+            let is_item = options & u64::from(option::DEAD) == 0 && its_key_len == key_len;
+            if is_item && same_key(record, key_start(options), frame, key_at, key_len) {
+                return Ok(Found { line, line_at, state, slot, record, record_at });
             }
             candidate = opaque(candidate + 1);
         }
@@ -282,13 +313,15 @@ fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool 
         return different & last_mask == 0;
     }
     different |= difference(last) & last_mask;
+    // The words between them from both ends, so that there are half as many turns.
     let last = frame.forget(last);
     let mut word = 1;
-    while word < KEY_WORDS_MAX + 1 {
-        if word >= last {
+    while word <= KEY_WORDS_MAX / 2 {
+        let other = last.wrapping_sub(word);
+        if word > other {
             break;
         }
-        different |= difference(word);
+        different |= difference(word) | difference(other);
         word = opaque(word + 1);
     }
     different == 0
@@ -298,25 +331,21 @@ fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool 
 /// written over. False if it can't be done.
 #[inline(always)]
 fn copy_value(found: &Found, start: u64, len: u64, reply: Bytes, at: u64) -> bool {
-    if len > 8 * WORDS_COPIED_HERE {
-        return unbuckle_copy_value(found.record_at, start, len, at) != 0;
+    if len <= 8 * WORDS_COPIED_HERE {
+        return copy_words(found.record, start, len, reply, at, WORDS_COPIED_HERE + 1);
     }
-    copy_words(found.record, start, len, reply, at, WORDS_COPIED_HERE + 1)
-}
-
-/// As [`copy_value`], any length; 0 if it can't be done.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn unbuckle_copy_value(record: u64, start: u64, len: u64, at: u64) -> u64 {
-    let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
-    let reply = scratch.reply.bytes();
     let room = opaque(at) & (ROOM - 1);
     // SAFETY: the reply's buffer has that many bytes from wherever a value begins.
-    if unsafe { record.copy_block(start, len, reply.from(room)) } {
-        return 1;
-    }
-    // It stands at the very end of the element.
-    u64::from(copy_words(record, start, len, reply, at, VALUE_WORDS_MAX))
+    let is_copied = unsafe { found.record.copy_block(start, len, reply.from(room)) };
+    is_copied || unbuckle_copy_words(found.record_at, start, len, at) != 0
+}
+
+/// As [`copy_value`], for one that stands at the very end of its element; 0 if it can't be done.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_copy_words(record: u64, start: u64, len: u64, at: u64) -> u64 {
+    let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
+    u64::from(copy_words(record, start, len, scratch.reply.bytes(), at, VALUE_WORDS_MAX))
 }
 
 /// Copies word by word, `most` words of the record at most.

@@ -94,7 +94,8 @@ pub(crate) fn put_key(scratch: &mut Scratch, at: u64) -> u64 {
     let mut copied = 0;
     while copied < KEY_BYTES_MAX as u64 {
         reply.store8(at + copied, frame.load8(key_at + copied));
-        copied = opaque(copied + 8);
+        reply.store8(at + copied + 8, frame.load8(key_at + copied + 8));
+        copied = opaque(copied + 16);
         if copied >= key_len {
             break;
         }

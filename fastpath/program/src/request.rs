@@ -6,12 +6,12 @@ use crate::packet::Packet;
 use crate::reply::{checksum, fold};
 use crate::scratch::{Bytes, PAYLOAD, Scratch};
 use crate::serve::Pass;
-use crate::verifier::{self, is_zero};
+use crate::verifier::{self, distance, is_zero};
 use unbuckle_fastpath_abi::{
-    Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, PORTS_MAX, RANGES_MAX, Reason, local,
+    Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, Ports, RANGES_MAX, Reason, local,
 };
 
-const ETHERNET_BYTES: u64 = 14;
+pub(crate) const ETHERNET_BYTES: u64 = 14;
 const IPV4_BYTES: u64 = 20;
 const IPV6_BYTES: u64 = 40;
 const UDP_BYTES: u64 = 8;
@@ -36,6 +36,12 @@ pub(crate) enum Family {
 }
 
 impl Family {
+    /// The same one, of which the verifier no longer knows which it is.
+    #[inline(always)]
+    pub(crate) fn forgotten(self, bytes: Bytes) -> Family {
+        if bytes.forget(self as u64) == Family::V4 as u64 { Family::V4 } else { Family::V6 }
+    }
+
     /// Bytes in front of the UDP payload.
     #[inline(always)]
     pub(crate) const fn headers(self) -> u64 {
@@ -79,6 +85,18 @@ pub(crate) enum Checksum {
     Full,
     /// The sum over the pseudo-header: whoever takes the packet out of the machine completes it.
     Pending,
+}
+
+impl Checksum {
+    /// The same one, of which the verifier no longer knows which it is.
+    #[inline(always)]
+    pub(crate) fn forgotten(self, bytes: Bytes) -> Checksum {
+        match bytes.forget(self as u64) {
+            0 => Checksum::None,
+            1 => Checksum::Full,
+            _ => Checksum::Pending,
+        }
+    }
 }
 
 /// Reads a field that the daemon may be writing.
@@ -136,9 +154,11 @@ pub(crate) fn family<P: Packet>(packet: P, config: *const Config) -> Option<Fami
 /// Whether it is a port of one of the server's sockets.
 #[inline(always)]
 fn is_served(port: u16, config: *const Config) -> bool {
-    // SAFETY: a field of the configuration.
-    port != 0 && ports_have(unsafe { &raw const (*config).ports }, port) != 0
+    port != 0 && setting!(config, ports).has(port)
 }
+
+/// Packets up to this length are copied here: a call of the kernel costs more.
+const COPIED_HERE: u64 = 128;
 
 /// Copies the packet's bytes to `frame`; its length.
 #[inline(always)]
@@ -148,8 +168,29 @@ pub(crate) fn copy<P: Packet>(packet: P, family: Family, frame: Bytes) -> Result
     if len < family.headers() + FRAME_BYTES + TEXT_BYTES_MIN || len > most {
         return Err(Reason::Size);
     }
+    let to = family.ethernet_at();
+    let (start, end) = packet.span();
+    if len <= COPIED_HERE && distance(start, end) == len {
+        for word in 0..COPIED_HERE / 8 {
+            let from = start + 8 * word;
+            if from + 8 > end {
+                break;
+            }
+            // SAFETY: the packet's bytes up to `end` are there.
+            frame.store8(to + 8 * word, unsafe { verifier::load8(from as *const u8) });
+        }
+        // Its last eight, of which some were copied.
+        let last = verifier::opaque(len - 8) & (COPIED_HERE - 1);
+        let from = start + last;
+        if from + 8 > end {
+            return Err(Reason::Internal);
+        }
+        // SAFETY: as above.
+        frame.store8(to + last, unsafe { verifier::load8(from as *const u8) });
+        return Ok(len);
+    }
     // SAFETY: from any constant position below 64 on, the buffer has 2,048 bytes.
-    if unsafe { packet.load(frame.from(family.ethernet_at()), verifier::length(len) as u32) } {
+    if unsafe { packet.load(frame.from(to), verifier::length(len) as u32) } {
         Ok(len)
     } else {
         Err(Reason::Internal)
@@ -238,15 +279,10 @@ fn ipv6(frame: Bytes) -> Result<u64, Reason> {
     if plain { Ok(be16(frame, at + 4) + IPV6_BYTES) } else { Err(Reason::Network) }
 }
 
-/// 1 if the port is among these, else 0.
+/// 1 if the port is among these, else 0, without a branch.
 #[inline(always)]
-fn ports_have(ports: *const [u16; PORTS_MAX], port: u16) -> u64 {
-    let mut found = 0;
-    for at in 0..PORTS_MAX {
-        // SAFETY: a field of the configuration.
-        found |= is_zero(u64::from(unsafe { core::ptr::read_volatile(&raw const (*ports)[at]) } ^ port));
-    }
-    found
+fn have(ports: Ports, port: u16) -> u64 {
+    is_zero(ports.matches(port)) ^ 1
 }
 
 /// What a step says that went well.
@@ -290,11 +326,9 @@ fn addresses4(frame: Bytes, config: *const Config, loopback: u64) -> Result<(), 
         }
         let address = setting!(config, locals4[entry].address);
         source_is_ours |= is_zero(u64::from(address ^ source));
-        // SAFETY: a field of the configuration.
-        let ports = unsafe { &raw const (*config).locals4[entry].ports };
         let flags = u64::from(setting!(config, locals4[entry].flags));
         let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
-        served |= is_zero(u64::from(address ^ destination)) & here & ports_have(ports, port);
+        served |= is_zero(u64::from(address ^ destination)) & here & have(setting!(config, locals4[entry].ports), port);
         entry += 1;
     }
     if served == 0 {
@@ -340,14 +374,12 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) ->
         let address =
             [setting!(config, locals6[entry].address[0]), setting!(config, locals6[entry].address[1])];
         source_is_ours |= is_zero((address[0] ^ source[0]) | (address[1] ^ source[1]));
-        // SAFETY: a field of the configuration.
-        let ports = unsafe { &raw const (*config).locals6[entry].ports };
         let flags = u64::from(setting!(config, locals6[entry].flags));
         let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
         let good_on = u64::from(setting!(config, locals6[entry].interface));
         let bound = is_zero(flags & u64::from(local::BOUND)) | is_zero(good_on ^ index);
         let same = is_zero((address[0] ^ destination[0]) | (address[1] ^ destination[1]));
-        served |= same & here & bound & ports_have(ports, port);
+        served |= same & here & bound & have(setting!(config, locals6[entry].ports), port);
         entry += 1;
     }
     if served == 0 {

@@ -42,6 +42,11 @@ pub(crate) struct Scratch {
     pub(crate) second_zero_ns: u64,
     /// Where the next key, or flag, begins in `frame`.
     pub(crate) cursor: u64,
+    /// The key in front of it: where, of how many bytes, whether the line ends with it, and its hash.
+    pub(crate) key_at: u64,
+    pub(crate) key_len: u64,
+    pub(crate) key_is_last: u64,
+    pub(crate) hash: u64,
     /// Behind the request's last byte in `frame`.
     pub(crate) end: u64,
     /// Behind the last byte written in `reply`.
@@ -56,8 +61,6 @@ pub(crate) struct Scratch {
     /// An `mg`: where its flags begin, which there are, and the item as they tell it.
     pub(crate) letters_at: u64,
     pub(crate) letters: u64,
-    pub(crate) key_at: u64,
-    pub(crate) key_len: u64,
     pub(crate) value_len: u64,
     pub(crate) item_flags: u64,
     pub(crate) item_cas: u64,
