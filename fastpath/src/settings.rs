@@ -4,7 +4,8 @@ use crate::interface::{Address, Facts};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use unbuckle_fastpath_abi::{
-    Config, INTERFACES_MAX, Interface, Local4, Local6, PORTS_MAX, Ports, Range4, Range6, VERSION, flag, local,
+    Config, INTERFACES_MAX, Interface, Local4, Local6, MTU_MIN, PORTS_MAX, Ports, Range4, Range6, VERSION,
+    flag, local,
 };
 
 /// A range of allowed sources.
@@ -162,8 +163,10 @@ fn interface(facts: &Facts) -> Interface {
     if facts.carries_vlans {
         mac = [u8::MAX; 8];
     }
+    // Short packets are sent without a look at the MTU.
+    let is_served = u64::from(facts.mtu) >= MTU_MIN;
     let mut interface = Interface {
-        index: facts.index,
+        index: if is_served { facts.index } else { 0 },
         flags: if facts.loopback { local::LOOPBACK } else { 0 },
         // As the programs read it: four bytes and two.
         mac: u64::from_le_bytes(mac),
@@ -225,6 +228,21 @@ mod tests {
         assert_eq!(config.ranges4[1], Range4::default());
         assert_eq!(config.ranges6[0].mask, [u64::from_ne_bytes([0xfe, 0, 0, 0, 0, 0, 0, 0]), 0]);
         assert_eq!((config.ranges4_count, config.ranges6_count), (2, 1));
+    }
+
+    #[test]
+    fn an_interface_for_short_packets_is_not_served() {
+        let facts = |mtu| Facts {
+            name: "eth0".to_owned(),
+            index: 3,
+            mac: [2; 6],
+            loopback: false,
+            mtu,
+            vlans: Vec::new(),
+            carries_vlans: false,
+        };
+        let index = |mtu| settings(&["0.0.0.0:1"]).config(&[], &[facts(mtu)]).0.interfaces[0].index;
+        assert_eq!([1500, 576, 575, 0].map(index), [3, 3, 0, 0]);
     }
 
     #[test]

@@ -278,7 +278,9 @@ impl<'a> Change<'a> {
     #[inline]
     pub fn put(&self, slot: usize, tag: u8, entry: Entry) {
         self.put_low(slot, entry.offset as u32);
-        let high = ((entry.offset >> 32) & 0x1f) as u8 | (entry.extra & 3) << EXTRA_SHIFT | u8::from(entry.away) << 7;
+        let high = ((entry.offset >> 32) & 0x1f) as u8
+            | (entry.extra & 3) << EXTRA_SHIFT
+            | u8::from(entry.away) << 7;
         self.put_byte(3, slot, high);
         self.put_byte(1, slot, tag);
     }
@@ -377,7 +379,8 @@ mod tests {
         }
         change.close();
         for (tag, extra) in (1..=255u8).flat_map(|tag| (0..4).map(move |extra| (tag, extra))) {
-            let expected = (0..SLOTS).filter(|&slot| (line.tag(slot), line.entry(slot).extra) == (tag, extra));
+            let expected =
+                (0..SLOTS).filter(|&slot| (line.tag(slot), line.entry(slot).extra) == (tag, extra));
             assert!(line.tagged((tag, extra)).eq(expected));
         }
     }

@@ -69,7 +69,12 @@ impl Ports {
 
     /// The first of some ports.
     pub fn first(ports: impl Iterator<Item = u16>) -> Ports {
-        Ports(ports.take(PORTS_MAX).fold((0, 0), |(word, shift), port| (word | u64::from(port) << shift, shift + 16)).0)
+        Ports(
+            ports
+                .take(PORTS_MAX)
+                .fold((0, 0), |(word, shift), port| (word | u64::from(port) << shift, shift + 16))
+                .0,
+        )
     }
 
     /// Whether `port` is among them; for 0, whether there are fewer than [`PORTS_MAX`].

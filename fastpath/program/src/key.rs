@@ -6,9 +6,9 @@
 
 use crate::clock;
 use crate::meta;
-use crate::region::{self, BLOCK_BYTES, Header, Place};
+use crate::region::{self, Anywhere, BLOCK_BYTES, Header, Place, Words};
 use crate::reply;
-use crate::scratch::{Bytes, PAYLOAD, Scratch};
+use crate::scratch::{Bytes, PAYLOAD, Scratch, WINDOW_BYTES};
 use crate::serve::Pass;
 use crate::verifier::opaque;
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason, flag};
@@ -43,7 +43,10 @@ const ROOM: u64 = 2048;
 const _: () = assert!(PAYLOAD + DATAGRAM_BYTES_MAX as u64 <= ROOM && ROOM + BLOCK_BYTES <= 4096);
 /// Words that hold the longest value which fits a reply.
 const VALUE_WORDS_MAX: u64 = (DATAGRAM_BYTES_MAX as u64).div_ceil(8) + 1;
-const KEY_WORDS_MAX: u64 = (KEY_BYTES_MAX as u64).div_ceil(8);
+/// Words that hold the longest key, wherever in its first word it begins.
+const KEY_WORDS_MAX: u64 = WINDOW_BYTES as u64 / 8;
+const _: () =
+    assert!(KEY_WORDS_MAX == (7 + KEY_BYTES_MAX as u64).div_ceil(8) && WORDS_COPIED_HERE < KEY_WORDS_MAX);
 /// Spaces between two tokens.
 const SPACES_MAX: u32 = 4;
 /// `\r\n` and `END\r\n`.
@@ -107,7 +110,7 @@ pub(crate) fn token(frame: Bytes, cursor: u64, words_max: u64) -> Option<Token> 
 #[inline(always)]
 pub(crate) fn aim(scratch: &mut Scratch) {
     let frame = scratch.frame.bytes();
-    let Some(token) = token(frame, scratch.cursor, KEY_WORDS_MAX + 1) else {
+    let Some(token) = token(frame, scratch.cursor, KEY_WORDS_MAX) else {
         scratch.key_len = 0;
         scratch.key_is_last = 0;
         return;
@@ -280,7 +283,7 @@ fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
             let Some(record) = region::place(record_at) else { return Err(Reason::Torn) };
             let (options, its_key_len) = (record.load(0) >> 28, record.load(0) >> 20 & 0xff);
             let is_item = options & u64::from(option::DEAD) == 0 && its_key_len == key_len;
-            if is_item && same_key(record, key_start(options), frame, key_at, key_len) {
+            if is_item && same_key(record, record_at, key_start(options), frame, key_at, key_len) {
                 return Ok(Found { line, line_at, state, slot, record, record_at });
             }
             candidate = opaque(candidate + 1);
@@ -299,29 +302,49 @@ fn key_start(options: u64) -> u64 {
     (FIXED_BYTES + optional_bytes(options as u8)) as u64
 }
 
-/// True if the `len` bytes that begin `start` bytes into the record are those of the frame at `at`.
+/// True if the key, `len` bytes that begin `start` bytes into the record, is that of the frame at `at`.
 #[inline(always)]
-fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool {
-    let skipped = start & 7;
-    let (first, from) = (start >> 3, at.wrapping_sub(skipped));
-    let bytes = skipped + len;
-    let last = (bytes - 1) >> 3;
-    let last_mask = u64::MAX >> ((8 * (8 * (last + 1) - bytes)) & 63);
-    let difference = |word: u64| record.load(first + word) ^ frame.load8(from.wrapping_add(8 * word));
-    let mut different = difference(0) & (u64::MAX << (8 * skipped));
-    if last == 0 {
-        return different & last_mask == 0;
+fn same_key(record: Place, record_at: u64, start: u64, frame: Bytes, at: u64, len: u64) -> bool {
+    match record.window(start >> 3) {
+        Some(words) => same_words(words, start & 7, frame, at, len),
+        None => unbuckle_same_key(record_at, start) != 0,
     }
-    different |= difference(last) & last_mask;
-    // The words between them from both ends, so that there are half as many turns.
+}
+
+/// As [`same_key`] for a record at the very end of its element, by its word offset in the region; 0 if it is another key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unbuckle_same_key(record: u64, start: u64) -> u64 {
+    let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
+    let words = Anywhere(record, start >> 3);
+    let frame = scratch.frame.bytes();
+    u64::from(same_words(words, start & 7, frame, scratch.key_at, frame.forget(scratch.key_len)))
+}
+
+/// True if the `len` bytes behind the first `skipped` (below 8) of these words are those of the frame at `at`.
+#[inline(always)]
+fn same_words(record: impl Words, skipped: u64, frame: Bytes, at: u64, len: u64) -> bool {
+    let frame_words = frame.window(at.wrapping_sub(skipped));
+    let difference = |word: u64| record.word(word) ^ frame_words.load8(word);
+    let bytes = skipped + len;
+    let last = opaque((bytes - 1) >> 3);
+    if last >= KEY_WORDS_MAX {
+        return false;
+    }
+    let last_mask = u64::MAX >> ((8 * (8 * (last + 1) - bytes)) & 63);
+    let first_mask = u64::MAX << (8 * skipped);
+    let mut different = difference(last) & last_mask;
+    if last == 0 {
+        return different & first_mask == 0;
+    }
+    different |= difference(0) & first_mask;
     let last = frame.forget(last);
     let mut word = 1;
-    while word <= KEY_WORDS_MAX / 2 {
-        let other = last.wrapping_sub(word);
-        if word > other {
+    while word < KEY_WORDS_MAX - 1 {
+        if word >= last {
             break;
         }
-        different |= difference(word) | difference(other);
+        different |= difference(word);
         word = opaque(word + 1);
     }
     different == 0
@@ -331,8 +354,13 @@ fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool 
 /// written over. False if it can't be done.
 #[inline(always)]
 fn copy_value(found: &Found, start: u64, len: u64, reply: Bytes, at: u64) -> bool {
-    if len <= 8 * WORDS_COPIED_HERE {
-        return copy_words(found.record, start, len, reply, at, WORDS_COPIED_HERE + 1);
+    if len <= 8 * WORDS_COPIED_HERE
+        && let Some(words) = found.record.window(start >> 3)
+    {
+        let to = reply.window(at.wrapping_sub(start & 7));
+        return copy_words(words, start & 7, len, reply, at, WORDS_COPIED_HERE + 1, |word, value| {
+            to.store8(word, value)
+        });
     }
     let room = opaque(at) & (ROOM - 1);
     // SAFETY: the reply's buffer has that many bytes from wherever a value begins.
@@ -345,24 +373,34 @@ fn copy_value(found: &Found, start: u64, len: u64, reply: Bytes, at: u64) -> boo
 #[inline(never)]
 extern "C" fn unbuckle_copy_words(record: u64, start: u64, len: u64, at: u64) -> u64 {
     let (Some(scratch), Some(record)) = (Scratch::current(), region::place(record)) else { return 0 };
-    u64::from(copy_words(record, start, len, scratch.reply.bytes(), at, VALUE_WORDS_MAX))
+    let reply = scratch.reply.bytes();
+    let to = at.wrapping_sub(start & 7);
+    let words = Anywhere(record, start >> 3);
+    u64::from(copy_words(words, start & 7, len, reply, at, VALUE_WORDS_MAX, |word, value| {
+        reply.store8(to.wrapping_add(8 * word), value);
+    }))
 }
 
-/// Copies word by word, `most` words of the record at most.
+/// Copies the `len` bytes behind the first `skipped` (below 8) of these words, `most` words at most. `put` writes a word where it
+/// belongs; the first one, without what stands in front of the bytes, is written to `at` in the reply.
 #[inline(always)]
-fn copy_words(record: Place, start: u64, len: u64, reply: Bytes, at: u64, most: u64) -> bool {
-    let skipped = start & 7;
-    let first = start >> 3;
+fn copy_words(
+    record: impl Words,
+    skipped: u64,
+    len: u64,
+    reply: Bytes,
+    at: u64,
+    most: u64,
+    put: impl Fn(u64, u64),
+) -> bool {
     let words = reply.forget((skipped + len + 7) >> 3);
-    // Every word goes where it belongs, the first one without what stands in front of the value.
-    let to = at.wrapping_sub(skipped);
-    reply.store8(at, record.load(first) >> (8 * skipped));
+    reply.store8(at, record.word(0) >> (8 * skipped));
     let mut word = 1;
     while word < most {
         if word >= words {
             return true;
         }
-        reply.store8(to.wrapping_add(8 * word), record.load(first + word));
+        put(word, record.word(word));
         word = opaque(word + 1);
     }
     word >= words

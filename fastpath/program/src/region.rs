@@ -2,7 +2,7 @@
 //! that the verifier sees.
 
 use crate::REGION;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, WINDOW_BYTES};
 use crate::verifier::{self, is_constant, opaque};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use unbuckle_fastpath_abi::{ELEMENT_BYTES_LOG2, flag};
@@ -31,6 +31,34 @@ pub(crate) fn place(at: u64) -> Option<Place> {
     Some(Place { element: element.cast(), word: at & ELEMENT_WORDS_MASK })
 }
 
+/// A record's words, by number.
+pub(crate) trait Words: Copy {
+    fn word(self, number: u64) -> u64;
+}
+
+/// [`WINDOW_BYTES`] of the region. As with a [`Window`](crate::scratch::Window), the verifier is to see that a number is inside.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(*const u64);
+
+impl Words for Shared {
+    #[inline(always)]
+    fn word(self, number: u64) -> u64 {
+        // SAFETY: inside the window, or the verifier refuses the program.
+        unsafe { self.0.wrapping_add(number as usize).read_volatile() }
+    }
+}
+
+/// Those from a word on, wherever it is in its element.
+#[derive(Clone, Copy)]
+pub(crate) struct Anywhere(pub(crate) Place, pub(crate) u64);
+
+impl Words for Anywhere {
+    #[inline(always)]
+    fn word(self, number: u64) -> u64 {
+        self.0.load(self.1.wrapping_add(number))
+    }
+}
+
 impl Place {
     /// The word that is `ahead` words on; behind the element's end it begins again, which no record does.
     #[inline(always)]
@@ -39,6 +67,15 @@ impl Place {
         let word = if is_constant(word) { word } else { opaque(word) } & ELEMENT_WORDS_MASK;
         // SAFETY: the masked word is inside the element.
         unsafe { self.element.wrapping_add((word << 3) as usize).cast::<u64>().read_volatile() }
+    }
+
+    /// The words from the one that is `ahead` words on, if a window of them is left in the element. Others write to them.
+    #[inline(always)]
+    pub(crate) fn window(self, ahead: u64) -> Option<Shared> {
+        const LAST: u64 = (1 << ELEMENT_BYTES_LOG2) - WINDOW_BYTES as u64;
+        let byte = opaque((self.word.wrapping_add(ahead) & ELEMENT_WORDS_MASK) << 3);
+        // SAFETY: there are that many bytes behind the last place.
+        (byte <= LAST).then(|| Shared(self.element.wrapping_add(byte as usize).cast()))
     }
 
     /// Copies the `len` bytes that begin `ahead` bytes on to `to`, if they are not at the very end of the element.

@@ -328,7 +328,9 @@ fn addresses4(frame: Bytes, config: *const Config, loopback: u64) -> Result<(), 
         source_is_ours |= is_zero(u64::from(address ^ source));
         let flags = u64::from(setting!(config, locals4[entry].flags));
         let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
-        served |= is_zero(u64::from(address ^ destination)) & here & have(setting!(config, locals4[entry].ports), port);
+        served |= is_zero(u64::from(address ^ destination))
+            & here
+            & have(setting!(config, locals4[entry].ports), port);
         entry += 1;
     }
     if served == 0 {

@@ -14,8 +14,10 @@ use crate::verifier::{self, is_constant, opaque};
 pub(crate) const PAYLOAD: u64 = 64;
 /// Positions are masked with this.
 const POSITIONS: u64 = 0xfff;
-/// Room behind the last position for the widest access, and for [`Bytes::forget`].
-const SPARE_BYTES: usize = 64;
+/// Room behind the last position for a [`Window`] of [`WINDOW_BYTES`], and for [`Bytes::forget`].
+const SPARE_BYTES: usize = WINDOW_BYTES + 8;
+/// What a window shows: the longest key, and what stands around it in its first and last word.
+pub(crate) const WINDOW_BYTES: usize = 264;
 const FORGOTTEN: usize = POSITIONS as usize + 1 + SPARE_BYTES - 8;
 /// Keys in a request: more than fit a reply, of which each takes 16 bytes at least.
 pub(crate) const KEYS_MAX: u64 = 88;
@@ -117,6 +119,12 @@ impl Bytes {
         self.0.wrapping_add((position & POSITIONS) as usize)
     }
 
+    /// The bytes from a position on.
+    #[inline(always)]
+    pub(crate) fn window(self, position: u64) -> Window {
+        Window(self.place(position))
+    }
+
     /// A constant position needs no mask in the program: that is one instruction instead of four.
     #[inline(always)]
     fn place(self, position: u64) -> *mut u8 {
@@ -170,5 +178,24 @@ impl Bytes {
     pub(crate) fn store8(self, position: u64, value: u64) {
         // SAFETY: as above.
         unsafe { verifier::store8(self.place(position), value) }
+    }
+}
+
+/// [`WINDOW_BYTES`] of memory. An index needs no mask, so that an access is one instruction; the verifier is to see that it
+/// is inside.
+#[derive(Clone, Copy)]
+pub(crate) struct Window(*mut u8);
+
+impl Window {
+    #[inline(always)]
+    pub(crate) fn load8(self, word: u64) -> u64 {
+        // SAFETY: inside the window, or the verifier refuses the program. So for the store.
+        unsafe { verifier::load8(self.0.wrapping_add(8 * word as usize)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store8(self, word: u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { verifier::store8(self.0.wrapping_add(8 * word as usize), value) }
     }
 }

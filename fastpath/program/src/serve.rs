@@ -80,8 +80,7 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
     let family = family.forgotten(frame);
     // The key's line is on its way from memory while the packet is checked.
     let command = command(scratch);
-    let (end, checksum) =
-        by_family!(family, |family| request::check(packet, family, frame, len, config)?);
+    let (end, checksum) = by_family!(family, |family| request::check(packet, family, frame, len, config)?);
     let family = family.forgotten(frame);
     let checksum = checksum.forgotten(frame);
     let end = frame.forget(end);
