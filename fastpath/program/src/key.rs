@@ -121,21 +121,14 @@ pub(crate) fn aim(scratch: &mut Scratch) {
     scratch.key_is_last = u64::from(token.last);
     let Some(header) = Header::read() else { return };
     let hashed_len = frame.forget(token.len) as usize;
-    scratch.hash = hash::hash_words(header.seed, |word| frame.load8(token.at + 8 * word as u64), hashed_len);
-    header.ask_for_line(index::place(scratch.hash, 0, header.lines));
+    scratch.hash =
+        hash::hash_words(header.seed(), |word| frame.load8(token.at + 8 * word as u64), hashed_len);
+    header.ask_for_line(index::place(scratch.hash, 0, header.lines()));
 }
 
 /// Answers the key that was aimed at; [`outcome::MORE`] or [`outcome::DONE`].
 #[inline(always)]
-pub(crate) fn answer_key(command: u64) -> Result<u64, Pass> {
-    match unbuckle_answer_key(command) {
-        outcome @ (outcome::MORE | outcome::DONE) => Ok(outcome),
-        pass => Err(Pass(pass.wrapping_sub(outcome::PASS))),
-    }
-}
-
-#[inline(always)]
-fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
+pub(crate) fn answer_key(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
     let is_last = scratch.key_is_last != 0;
     if is_last && scratch.cursor != scratch.end {
         return Err(Reason::Command); // another command follows
@@ -155,33 +148,33 @@ fn answer(scratch: &mut Scratch, command: u64) -> Result<u64, Reason> {
             meta::read_flags()?;
         }
     }
-    hit(scratch.again(), command)?;
+    let scratch = scratch.again();
+    hit(scratch, command)?;
+    let is_last = scratch.again().key_is_last != 0;
     Ok(if is_last || command == command::META { outcome::DONE } else { outcome::MORE })
 }
 
+/// Answers the next key of a `get` or `gets`; an `mg` has one.
+#[inline(always)]
+pub(crate) fn answer_next_key(command: u64) -> Result<u64, Pass> {
+    match unbuckle_answer_next_key(command) {
+        outcome @ (outcome::MORE | outcome::DONE) => Ok(outcome),
+        pass => Err(Pass(pass.wrapping_sub(outcome::PASS))),
+    }
+}
+
+/// A function that the verifier looks at once, however many keys there are. The first key is answered in line: a call costs as
+/// much as a hundred instructions.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn unbuckle_answer_key(command: u64) -> u64 {
+extern "C" fn unbuckle_answer_next_key(command: u64) -> u64 {
     let Some(scratch) = Scratch::current() else { return outcome::PASS + Reason::Internal as u64 };
-    match answer(scratch, command) {
+    aim(scratch);
+    let command = if command == command::GETS { command::GETS } else { command::GET };
+    match answer_key(scratch.again(), command) {
         Ok(outcome) => outcome,
         Err(reason) => outcome::PASS + reason as u64,
     }
-}
-
-/// Aims at the key behind the one that was answered, see [`aim`].
-#[inline(always)]
-pub(crate) fn aim_on() {
-    unbuckle_aim_on();
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn unbuckle_aim_on() -> u64 {
-    if let Some(scratch) = Scratch::current() {
-        aim(scratch);
-    }
-    0
 }
 
 /// An item under a version that is yet to be confirmed.
@@ -191,14 +184,12 @@ struct Found {
     state: State,
     slot: usize,
     record: Place,
-    /// Word offset in the region.
-    record_at: u64,
 }
 
 #[inline(always)]
 fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
     let Some(header) = Header::read() else { return Err(Reason::Internal) };
-    let found = find(scratch, &header)?;
+    let found = find(scratch, header)?;
     let record = found.record;
     let mut head = Head::decode([record.load(0), record.load(1), record.load(2), record.load(3)]);
     // What is not there is 0: that is not to make three cases of all that follows.
@@ -261,14 +252,14 @@ fn hit(scratch: &mut Scratch, command: u64) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
+fn find(scratch: &mut Scratch, header: Header) -> Result<Found, Reason> {
     let frame = scratch.frame.bytes();
     let (key_at, key_len, hash) = (scratch.key_at, scratch.key_len, scratch.hash);
     let tag = index::tag(hash);
     // Loops, and not three copies of six: what is executed once is slow by its length.
     let mut choice = 0;
     while choice < index::CHOICES as u64 {
-        let number = index::place(hash, choice as usize, header.lines);
+        let number = index::place(hash, choice as usize, header.lines());
         let Some((line, line_at)) = header.line(number) else { return Err(Reason::Internal) };
         let state = line.begin_read();
         region::fence(scratch);
@@ -279,16 +270,15 @@ fn find(scratch: &mut Scratch, header: &Header) -> Result<Found, Reason> {
         let mut candidate = 0;
         while candidate < CANDIDATES {
             let Some(slot) = slots.next() else { break };
-            let record_at = line.entry(slot).offset;
-            let Some(record) = region::place(record_at) else { return Err(Reason::Torn) };
+            let Some(record) = region::place(line.entry(slot).offset) else { return Err(Reason::Torn) };
             let (options, its_key_len) = (record.load(0) >> 28, record.load(0) >> 20 & 0xff);
             let is_item = options & u64::from(option::DEAD) == 0 && its_key_len == key_len;
-            if is_item && same_key(record, record_at, key_start(options), frame, key_at, key_len) {
-                return Ok(Found { line, line_at, state, slot, record, record_at });
+            if is_item && same_key(record, key_start(options), frame, key_at, key_len) {
+                return Ok(Found { line, line_at, state, slot, record });
             }
             candidate = opaque(candidate + 1);
         }
-        if choice == 0 && !state.spilled(header.sweeps) {
+        if choice == 0 && !state.spilled(header.sweeps()) {
             return Err(Reason::Miss);
         }
         choice = opaque(choice + 1);
@@ -304,10 +294,10 @@ fn key_start(options: u64) -> u64 {
 
 /// True if the key, `len` bytes that begin `start` bytes into the record, is that of the frame at `at`.
 #[inline(always)]
-fn same_key(record: Place, record_at: u64, start: u64, frame: Bytes, at: u64, len: u64) -> bool {
+fn same_key(record: Place, start: u64, frame: Bytes, at: u64, len: u64) -> bool {
     match record.window(start >> 3) {
         Some(words) => same_words(words, start & 7, frame, at, len),
-        None => unbuckle_same_key(record_at, start) != 0,
+        None => unbuckle_same_key(record.at, start) != 0,
     }
 }
 
@@ -365,7 +355,7 @@ fn copy_value(found: &Found, start: u64, len: u64, reply: Bytes, at: u64) -> boo
     let room = opaque(at) & (ROOM - 1);
     // SAFETY: the reply's buffer has that many bytes from wherever a value begins.
     let is_copied = unsafe { found.record.copy_block(start, len, reply.from(room)) };
-    is_copied || unbuckle_copy_words(found.record_at, start, len, at) != 0
+    is_copied || unbuckle_copy_words(found.record.at, start, len, at) != 0
 }
 
 /// As [`copy_value`], for one that stands at the very end of its element; 0 if it can't be done.

@@ -1,7 +1,7 @@
 //! A packet's way, at either hook.
 
 use crate::clock;
-use crate::key::{aim, aim_on, answer_key, command, outcome};
+use crate::key::{aim, answer_key, answer_next_key, command, outcome};
 use crate::packet::Packet;
 use crate::request::{self, ETHERNET_BYTES, Family, setting};
 use crate::scratch::{Bytes, KEYS_MAX, PAYLOAD, Scratch};
@@ -166,12 +166,13 @@ fn keys(scratch: &mut Scratch, command: u64) -> Result<(), Pass> {
     if command == command::OTHER || scratch.frame.bytes().load1(scratch.end - 1) != u64::from(b'\n') {
         return Err(Reason::Command.into());
     }
+    let mut outcome = answer_key(scratch, command)?;
     let mut count = 1;
-    while answer_key(command)? == outcome::MORE {
+    while outcome == outcome::MORE {
         if count >= KEYS_MAX {
             return Err(Reason::Long.into());
         }
-        aim_on();
+        outcome = answer_next_key(command)?;
         count += 1;
     }
     let scratch = scratch.again();
