@@ -30,6 +30,14 @@ pub(crate) enum Miss {
     Flushed,
 }
 
+/// What the search beyond the home line came to.
+enum Away<'r> {
+    Found(Place<'r>, State),
+    Absent,
+    /// As [`Try::Torn`].
+    Torn,
+}
+
 /// What a search goes by: read before it, checked after it.
 struct Search {
     sweeps: u64,
@@ -156,24 +164,46 @@ impl<'r> Store<'r> {
         home: (Line<'r>, State),
         read: &mut impl FnMut(&Item<'_>, &Place<'r>, State) -> T,
     ) -> Try<T> {
-        let mut seen = [Some(home), None, None];
+        match self.find_away(key, search, home) {
+            Away::Found(place, state) => self.hit(&place, state, epoch, read),
+            Away::Absent => Try::Miss(Miss::Absent),
+            Away::Torn => Try::Torn,
+        }
+    }
+
+    #[inline(always)]
+    fn find_away(&self, key: &Key<'_>, search: &Search, home: (Line<'r>, State)) -> Away<'r> {
         const _: () = assert!(index::CHOICES == 3);
-        for (choice, seen) in seen.iter_mut().enumerate().skip(1) {
-            let number = index::place(key.hash, choice, search.lines);
-            let Some(line) = self.region.line(number) else { return Try::Miss(Miss::Absent) };
-            let state = line.begin_read();
-            if state.is_odd() {
-                return Try::Torn;
-            }
-            if let Some((slot, offset, head)) = self.find_in_line(line, key) {
-                return self.hit(&Place { number, line, slot, offset, head }, state, epoch, read);
-            }
-            *seen = Some((line, state));
+        let (first, second) =
+            (index::place(key.hash, 1, search.lines), index::place(key.hash, 2, search.lines));
+        let (Some(first_line), Some(second_line)) = (self.region.line(first), self.region.line(second))
+        else {
+            return Away::Absent;
+        };
+        let first_state = first_line.begin_read();
+        if let Some(found) = self.found_away(key, first, first_line, first_state) {
+            return found;
+        }
+        let second_state = second_line.begin_read();
+        if let Some(found) = self.found_away(key, second, second_line, second_state) {
+            return found;
         }
         let places = |lines| (0..index::CHOICES).map(move |choice| index::place(key.hash, choice, lines));
-        let unchanged = seen.iter().flatten().all(|(line, state)| line.unchanged(*state))
+        let unchanged = home.0.unchanged(home.1)
+            && first_line.unchanged(first_state)
+            && second_line.unchanged(second_state)
             && self.lines_still(search.lines, |lines| places(lines).eq(places(search.lines)));
-        if unchanged { Try::Miss(Miss::Absent) } else { Try::Torn }
+        if unchanged { Away::Absent } else { Away::Torn }
+    }
+
+    /// What line `number` alone says of the search.
+    #[inline(always)]
+    fn found_away(&self, key: &Key<'_>, number: u64, line: Line<'r>, state: State) -> Option<Away<'r>> {
+        if state.is_odd() {
+            return Some(Away::Torn);
+        }
+        let (slot, offset, head) = self.find_in_line(line, key)?;
+        Some(Away::Found(Place { number, line, slot, offset, head }, state))
     }
 
     /// The index still has `lines` lines, or as many that the places are the `same`.
