@@ -1,6 +1,6 @@
 //! What is tried in the virtual machine: each `module/vm/NAME.sh`, in a machine of its own.
 
-use super::machine::Machine;
+use super::machine::{Machine, Processors};
 use super::{Built, kbuild, missing, source};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, program, root, target_folder};
@@ -15,7 +15,7 @@ struct Scenario {
     installed: &'static [(&'static str, &'static str)],
     memory_mb: u32,
     seconds_max: u32,
-    counts_instructions: bool,
+    processors: Processors,
 }
 
 const SCENARIOS: [Scenario; 7] = [
@@ -26,7 +26,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 1024,
         seconds_max: 400,
-        counts_instructions: true,
+        processors: Processors::OneThatCounts,
     },
     Scenario {
         name: "refusals",
@@ -35,7 +35,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 768,
         seconds_max: 300,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "life",
@@ -44,7 +44,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 768,
         seconds_max: 300,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "clients",
@@ -53,7 +53,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[("memccapable", "libmemcached-tools")],
         memory_mb: 512,
         seconds_max: 120,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "firewall",
@@ -62,7 +62,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[("nft", "nftables")],
         memory_mb: 512,
         seconds_max: 120,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "namespaces",
@@ -71,7 +71,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 512,
         seconds_max: 200,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: COST,
@@ -80,7 +80,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[("memcached", "memcached")],
         memory_mb: 512,
         seconds_max: 240,
-        counts_instructions: true,
+        processors: Processors::OneThatCounts,
     },
 ];
 
@@ -92,7 +92,7 @@ const PLANTED: Scenario = Scenario {
     installed: &[],
     memory_mb: 512,
     seconds_max: 60,
-    counts_instructions: false,
+    processors: Processors::TwoAtOnce,
 };
 
 const SOAK: Scenario = Scenario {
@@ -102,7 +102,7 @@ const SOAK: Scenario = Scenario {
     installed: &[],
     memory_mb: 768,
     seconds_max: 180,
-    counts_instructions: false,
+    processors: Processors::TwoAtOnce,
 };
 
 /// Which needs an echo and the same engine in user space, beside the module.
@@ -198,7 +198,7 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) 
         memory_mb: scenario.memory_mb,
         seconds_max: scenario.seconds_max + 60 * minutes,
         variables: vec![format!("MINUTES={minutes}")],
-        counts_instructions: scenario.counts_instructions,
+        processors: scenario.processors,
     };
     machine.run()
 }
