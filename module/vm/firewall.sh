@@ -31,16 +31,7 @@ answered 'on this host'
 
 # From elsewhere: a flow begins at the socket, and goes on in the hook.
 insmod /veth.ko
-ip link add left type veth
-unshare -n sleep 600 &
-other=$!
-usleep 300000
-ip link set veth0 netns $other
-ip addr add 10.9.0.1/24 dev left
-ip link set left up
-inside() { nsenter --net=/proc/$other/ns/net "$@"; }
-inside ip addr add 10.9.0.2/24 dev veth0
-inside ip link set veth0 up
+begin_other
 inside traffic 10.9.0.1:11211 2 >/tmp/traffic || fail "wrong answers: $(cat /tmp/traffic)"
 answered 'from elsewhere'
 grep -E 'udp_(hooked|from_socket)' /proc/unbuckle
