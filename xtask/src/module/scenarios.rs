@@ -145,10 +145,11 @@ pub(crate) fn run_debug(built: &Built, names: &[String]) -> Vec<Outcome> {
     play_all(built, std::iter::once(&PLANTED).chain(&SCENARIOS).filter(wanted))
 }
 
-/// So many minutes of load.
-pub(crate) fn soak(built: &Built, minutes: u32) -> Outcome {
-    let name = format!("module on {}: {minutes} minutes of mixed load", built.kernel.release);
-    let result = programs().and_then(|programs| play(&SOAK, built, &programs, minutes));
+/// So many minutes of load on a store of so many MiB.
+pub(crate) fn soak(built: &Built, minutes: u32, memory_mb: u32) -> Outcome {
+    let name = format!("module on {}: {minutes} minutes of mixed load on {memory_mb} MiB", built.kernel.release);
+    let variables = vec![format!("MINUTES={minutes}"), format!("MEMORY_MB={memory_mb}")];
+    let result = programs().and_then(|programs| play(&SOAK, built, &programs, 60 * minutes, variables));
     if let Ok(said) = &result {
         tell(said);
     }
@@ -169,7 +170,7 @@ fn play_all<'a>(built: &Built, scenarios: impl Iterator<Item = &'a Scenario>) ->
         if let Some(enable) = missing(scenario.installed) {
             return Outcome::skipped(name, enable);
         }
-        let result = play(scenario, built, &programs, 0);
+        let result = play(scenario, built, &programs, 0, Vec::new());
         if let Ok(said) = &result {
             tell(said);
         }
@@ -178,7 +179,13 @@ fn play_all<'a>(built: &Built, scenarios: impl Iterator<Item = &'a Scenario>) ->
     scenarios.map(run).collect()
 }
 
-fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) -> Result<String> {
+fn play(
+    scenario: &Scenario,
+    built: &Built,
+    programs: &[PathBuf],
+    seconds_more: u32,
+    variables: Vec<String>,
+) -> Result<String> {
     let mut files = vec![built.module.clone(), root().join("tests/transcripts")];
     for module in scenario.modules {
         files.push(built.kernel.module(module)?);
@@ -196,8 +203,8 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) 
         files,
         programs: programs.into_iter().chain(installed).collect(),
         memory_mb: scenario.memory_mb,
-        seconds_max: scenario.seconds_max + 60 * minutes,
-        variables: vec![format!("MINUTES={minutes}")],
+        seconds_max: scenario.seconds_max + seconds_more,
+        variables,
         processors: scenario.processors,
     };
     machine.run()
