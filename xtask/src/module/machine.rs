@@ -141,11 +141,8 @@ impl Machine<'_> {
         }
         // As it is: to unpack it would take the longest part of a slow kernel's start.
         let disk = place.join("disk");
-        let pack = format!(
-            "cd '{}' && find . | cpio -o -H newc --quiet > '{}'",
-            tree.display(),
-            disk.display()
-        );
+        let pack =
+            format!("cd '{}' && find . | cpio -o -H newc --quiet > '{}'", tree.display(), disk.display());
         captured(Command::new("sh").args(["-ec", &pack])).context("packing the machine's disk")?;
         ensure!(fs::metadata(&disk)?.len() > 0, "the machine's disk is empty");
         fs::remove_dir_all(&tree)?;

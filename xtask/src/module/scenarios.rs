@@ -5,7 +5,9 @@ use super::{Built, kbuild, missing, source};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, program, root, target_folder};
 use anyhow::Result;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 struct Scenario {
     name: &'static str,
@@ -147,7 +149,8 @@ pub(crate) fn run_debug(built: &Built, names: &[String]) -> Vec<Outcome> {
 
 /// So many minutes of load on a store of so many MiB.
 pub(crate) fn soak(built: &Built, minutes: u32, memory_mb: u32) -> Outcome {
-    let name = format!("module on {}: {minutes} minutes of mixed load on {memory_mb} MiB", built.kernel.release);
+    let name =
+        format!("module on {}: {minutes} minutes of mixed load on {memory_mb} MiB", built.kernel.release);
     let variables = vec![format!("MINUTES={minutes}"), format!("MEMORY_MB={memory_mb}")];
     let result = programs().and_then(|programs| play(&SOAK, built, &programs, 60 * minutes, variables));
     if let Ok(said) = &result {
@@ -176,7 +179,15 @@ fn play_all<'a>(built: &Built, scenarios: impl Iterator<Item = &'a Scenario>) ->
         }
         Outcome::new(name, result.map(|_| ()))
     };
-    scenarios.map(run).collect()
+    // Machines with one processor run beside those with two: half of the time they would leave half of this one idle.
+    let (single, others): (Vec<_>, Vec<_>) =
+        scenarios.partition(|scenario| scenario.processors == Processors::OneThatCounts);
+    thread::scope(|scope| {
+        let single = scope.spawn(|| single.into_iter().map(run).collect::<Vec<_>>());
+        let mut outcomes: Vec<_> = others.into_iter().map(run).collect();
+        outcomes.extend(single.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        outcomes
+    })
 }
 
 fn play(
