@@ -2,111 +2,24 @@
 //! on the packet's way to the server, and stricter where that is simpler.
 
 use crate::CONFIG;
+use crate::checksum::{Checksum, checksum, fold, pseudo_header};
+use crate::config::setting;
+use crate::family::{ETHERNET_BYTES, FRAME_BYTES, Family, IPV6_BYTES, UDP, UDP_AT, UDP_BYTES};
+use crate::outcome::Pass;
 use crate::packet::Packet;
-use crate::reply::{checksum, fold};
-use crate::scratch::{Bytes, PAYLOAD, Scratch};
-use crate::serve::Pass;
+use crate::scratch::{Bytes, Scratch};
 use crate::verifier::{self, distance, is_zero};
 use unbuckle_fastpath_abi::{
     Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, Ports, RANGES_MAX, Reason, local,
 };
 
-pub(crate) const ETHERNET_BYTES: u64 = 14;
-const IPV4_BYTES: u64 = 20;
-const IPV6_BYTES: u64 = 40;
-const UDP_BYTES: u64 = 8;
-const FRAME_BYTES: u64 = 8;
-/// `UDP`, as a protocol of IP.
-pub(crate) const UDP: u64 = 17;
 /// The shortest request: `mg a\n`, `get a\n`.
 const TEXT_BYTES_MIN: u64 = 5;
-/// Where the UDP header is, in the request's copy and in the reply.
-pub(crate) const UDP_AT: u64 = PAYLOAD - UDP_BYTES;
 /// Bytes of Ethernet padding, and what else may stand behind the datagram.
 const TRAILER_BYTES_MAX: u64 = 64;
 /// EtherTypes in network order.
 const IPV4_TYPE: u64 = 0x0008;
 const IPV6_TYPE: u64 = 0xdd86;
-
-/// The IP of a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    /// The same one, of which the verifier no longer knows which it is.
-    #[inline(always)]
-    pub(crate) fn forgotten(self, bytes: Bytes) -> Family {
-        if bytes.forget(self as u64) == Family::V4 as u64 { Family::V4 } else { Family::V6 }
-    }
-
-    /// Bytes in front of the UDP payload.
-    #[inline(always)]
-    pub(crate) const fn headers(self) -> u64 {
-        ETHERNET_BYTES + UDP_BYTES + self.ip_bytes()
-    }
-
-    #[inline(always)]
-    pub(crate) const fn ip_bytes(self) -> u64 {
-        match self {
-            Family::V4 => IPV4_BYTES,
-            Family::V6 => IPV6_BYTES,
-        }
-    }
-
-    /// Where the frame begins, in the request's copy and in the reply.
-    #[inline(always)]
-    pub(crate) const fn ethernet_at(self) -> u64 {
-        PAYLOAD - self.headers()
-    }
-
-    #[inline(always)]
-    pub(crate) const fn ip_at(self) -> u64 {
-        UDP_AT - self.ip_bytes()
-    }
-
-    /// Where the source address is; the destination follows it.
-    #[inline(always)]
-    pub(crate) const fn addresses_at(self) -> u64 {
-        match self {
-            Family::V4 => self.ip_at() + 12,
-            Family::V6 => self.ip_at() + 8,
-        }
-    }
-}
-
-/// How a request's UDP checksum was good, and so how the reply's is to be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Checksum {
-    /// It has none (IPv4 only).
-    None,
-    Full,
-    /// The sum over the pseudo-header: whoever takes the packet out of the machine completes it.
-    Pending,
-}
-
-impl Checksum {
-    /// The same one, of which the verifier no longer knows which it is.
-    #[inline(always)]
-    pub(crate) fn forgotten(self, bytes: Bytes) -> Checksum {
-        match bytes.forget(self as u64) {
-            0 => Checksum::None,
-            1 => Checksum::Full,
-            _ => Checksum::Pending,
-        }
-    }
-}
-
-/// Reads a field that the daemon may be writing.
-macro_rules! setting {
-    ($config:expr, $($field:tt)+) => {
-        // SAFETY: the configuration is a map's element, valid for every bit pattern.
-        unsafe { core::ptr::read_volatile(&raw const (*$config).$($field)+) }
-    };
-}
-pub(crate) use setting;
 
 /// A first look, in the packet itself: UDP to one of our ports. It decides for nearly all traffic that is not ours, so
 /// that it costs a few instructions.
@@ -406,19 +319,6 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) ->
         range += 1;
     }
     Err(Reason::Policy)
-}
-
-/// The sum over the pseudo-header that UDP's checksum includes.
-#[inline(always)]
-pub(crate) fn pseudo_header(family: Family, bytes: Bytes, udp_bytes: u64) -> u64 {
-    let at = family.addresses_at();
-    let word = |index: u64| bytes.load4(at + 4 * index);
-    let addresses = match family {
-        Family::V4 => word(0) + word(1),
-        Family::V6 => word(0) + word(1) + word(2) + word(3) + word(4) + word(5) + word(6) + word(7),
-    };
-    // In network order, like the addresses.
-    addresses + u64::from((udp_bytes as u16).swap_bytes()) + (UDP << 8)
 }
 
 #[inline(always)]

@@ -1,28 +1,15 @@
 //! A packet's way, at either hook.
 
 use crate::clock;
-use crate::key::{aim, answer_key, answer_next_key, command, outcome};
+use crate::config::setting;
+use crate::family::{ETHERNET_BYTES, FRAME_BYTES, Family};
+use crate::key::{aim, answer_key, answer_next_key, command};
+use crate::outcome::{self, Pass};
 use crate::packet::Packet;
-use crate::request::{self, ETHERNET_BYTES, Family, setting};
 use crate::scratch::{Bytes, KEYS_MAX, PAYLOAD, Scratch};
-use crate::{CONFIG, COUNTERS, region, reply, verifier};
+use crate::{CONFIG, COUNTERS, headers, region, request, verifier};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use unbuckle_fastpath_abi::{Config, Counters, DATAGRAM_BYTES_MAX, MTU_MIN, Reason, VERSION};
-
-/// Bytes of the UDP frame.
-const FRAME_BYTES: u64 = 8;
-
-/// The number of a [`Reason`].
-pub(crate) struct Pass(pub(crate) u64);
-
-const _: () = assert!(Reason::COUNT.is_power_of_two());
-
-impl From<Reason> for Pass {
-    #[inline(always)]
-    fn from(reason: Reason) -> Pass {
-        Pass(reason as u64)
-    }
-}
 
 #[inline(always)]
 pub(crate) fn serve<P: Packet>(packet: P) -> i32 {
@@ -103,7 +90,7 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
     }
     let reply = scratch.reply.bytes();
     by_family!(family, |family| {
-        reply::headers(frame, reply, family, filled, checksum);
+        headers::write(frame, reply, family, filled, checksum);
         replace(packet, reply, family, len, filled)?;
     });
     marks(scratch);
