@@ -14,28 +14,25 @@ static struct ub_memory memory;
 /* The namespace of whoever loads the module. It lives as long as the module does. */
 static struct net *home;
 
-static int start_udp(void)
+/* Whoever serves, before anybody listens. */
+static int start_workers(void)
 {
-	int error;
+	int error = parameters.tcp ? ub_tcp_start(&parameters) : 0;
 
-	if (!parameters.udp)
-		return 0;
-	error = ub_udp_workers_start(&parameters);
 	if (error)
 		return error;
-	ub_hook_prepare(&parameters);
-	error = ub_namespaces_start(home, &parameters);
-	if (error)
-		ub_udp_workers_stop();
+	error = parameters.udp ? ub_udp_workers_start(&parameters) : 0;
+	if (error && parameters.tcp)
+		ub_tcp_stop();
 	return error;
 }
 
-static void stop_udp(void)
+static void stop_workers(void)
 {
-	if (!parameters.udp)
-		return;
-	ub_namespaces_stop();
-	ub_udp_workers_stop();
+	if (parameters.udp)
+		ub_udp_workers_stop();
+	if (parameters.tcp)
+		ub_tcp_stop();
 }
 
 static int __init ub_init(void)
@@ -60,20 +57,21 @@ static int __init ub_init(void)
 	error = ub_report_start();
 	if (error)
 		goto engines;
-	home = get_net(current->nsproxy->net_ns);
-	error = start_udp();
+	error = start_workers();
 	if (error)
 		goto report;
-	error = parameters.tcp ? ub_tcp_start(home, &parameters) : 0;
+	ub_hook_prepare(&parameters);
+	home = get_net(current->nsproxy->net_ns);
+	error = ub_namespaces_start(home, &parameters);
 	if (error)
-		goto udp;
+		goto workers;
 	pr_info("serving%s%s on port %u with %llu MiB\n", parameters.tcp ? " TCP" : "", parameters.udp ? " UDP" : "",
 		parameters.port, parameters.core.memory_bytes >> 20);
 	return 0;
-udp:
-	stop_udp();
-report:
+workers:
 	put_net(home);
+	stop_workers();
+report:
 	ub_report_stop();
 engines:
 	ub_engines_stop();
@@ -84,10 +82,9 @@ memory:
 
 static void __exit ub_exit(void)
 {
-	if (parameters.tcp)
-		ub_tcp_stop();
-	stop_udp();
+	ub_namespaces_stop();
 	put_net(home);
+	stop_workers();
 	ub_report_stop();
 	ub_engines_stop();
 	ub_memory_give(&memory);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * The network namespaces in which UDP is served: the one of whoever loads the module, and those that were added through
+ * The network namespaces in which it is served: the one of whoever loads the module, and those that were added through
  * /proc/unbuckle_namespaces. Never all of them.
  *
  * Home lives as long as the module. An added one does not live any longer for being served: when it dies, or when the
@@ -24,7 +24,8 @@
 struct served {
 	struct list_head list;
 	struct net *net;
-	struct ub_udp_sockets sockets;
+	struct ub_udp_sockets udp;
+	struct ub_tcp_listeners tcp;
 };
 
 static unsigned int own_id;
@@ -34,6 +35,29 @@ static LIST_HEAD(all);
 /* Over all of this. A namespace that dies takes it, too: nothing that waits for such a death may be done under it. */
 static DEFINE_MUTEX(lock);
 
+static int enter_udp(struct net *net, struct ub_udp_sockets *sockets)
+{
+	int error;
+
+	if (!parameters->udp)
+		return 0;
+	error = ub_udp_sockets_start(sockets, net, parameters);
+	if (error)
+		return error;
+	error = ub_hook_start(net);
+	if (error)
+		ub_udp_sockets_stop(sockets);
+	return error;
+}
+
+static void leave_udp(struct net *net, struct ub_udp_sockets *sockets)
+{
+	if (!parameters->udp)
+		return;
+	ub_hook_stop(net);
+	ub_udp_sockets_stop(sockets);
+}
+
 static int enter(struct net *net)
 {
 	struct served *own = net_generic(net, own_id);
@@ -41,12 +65,12 @@ static int enter(struct net *net)
 
 	if (own->net)
 		return -EEXIST;
-	error = ub_udp_sockets_start(&own->sockets, net, parameters);
+	error = enter_udp(net, &own->udp);
 	if (error)
 		return error;
-	error = ub_hook_start(net);
+	error = parameters->tcp ? ub_tcp_listen(&own->tcp, net, parameters) : 0;
 	if (error) {
-		ub_udp_sockets_stop(&own->sockets);
+		leave_udp(net, &own->udp);
 		return error;
 	}
 	own->net = net;
@@ -60,8 +84,9 @@ static int leave(struct net *net)
 
 	if (!own->net)
 		return -ENOENT;
-	ub_hook_stop(net);
-	ub_udp_sockets_stop(&own->sockets);
+	if (parameters->tcp)
+		ub_tcp_unlisten(&own->tcp);
+	leave_udp(net, &own->udp);
 	list_del(&own->list);
 	own->net = NULL;
 	return 0;
@@ -162,7 +187,8 @@ int ub_namespaces_start(struct net *net, const struct ub_parameters *from)
 
 	home = net;
 	parameters = from;
-	error = register_pernet_subsys(&operations);
+	/* As a device, so that it leaves before the others do: connections are told. */
+	error = register_pernet_device(&operations);
 	if (error) {
 		pr_err("cannot be told of namespaces: error %d\n", error);
 		return error;
@@ -176,12 +202,12 @@ int ub_namespaces_start(struct net *net, const struct ub_parameters *from)
 	}
 	/* Leaves what was entered. */
 	if (error)
-		unregister_pernet_subsys(&operations);
+		unregister_pernet_device(&operations);
 	return error;
 }
 
 void ub_namespaces_stop(void)
 {
 	remove_proc_entry(FILE_NAME, NULL);
-	unregister_pernet_subsys(&operations);
+	unregister_pernet_device(&operations);
 }

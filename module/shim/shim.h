@@ -116,12 +116,30 @@ struct ub_udp_sockets {
 int ub_udp_sockets_start(struct ub_udp_sockets *sockets, struct net *net, const struct ub_parameters *parameters);
 void ub_udp_sockets_stop(struct ub_udp_sockets *sockets);
 
-/* namespaces.c: where UDP is served: in `home`, and wherever else it was added. */
+/* tcp_listen.c and tcp_connection.c: connections, served by workers. */
+int ub_tcp_start(const struct ub_parameters *parameters);
+void ub_tcp_stop(void);
+/* Whoever listens in a namespace: one for each address family. */
+struct ub_tcp_listeners {
+	struct ub_tcp_listener {
+		struct ub_tcp_listeners *all;
+		struct socket *socket;
+		struct work_struct work;
+		struct ub_tcp_callbacks {
+			void (*data_ready)(struct sock *sk);
+			void (*state_change)(struct sock *sk);
+			void (*write_space)(struct sock *sk);
+		} before;
+	} of_family[2];
+	/* Connections that came in here and are open. */
+	atomic_t connections;
+};
+int ub_tcp_listen(struct ub_tcp_listeners *listeners, struct net *net, const struct ub_parameters *parameters);
+/* No connection of theirs is left when this returns. */
+void ub_tcp_unlisten(struct ub_tcp_listeners *listeners);
+
+/* namespaces.c: where it is served: in `home`, and wherever else it was added. */
 int ub_namespaces_start(struct net *home, const struct ub_parameters *parameters);
 void ub_namespaces_stop(void);
-
-/* tcp_listen.c and tcp_connection.c: connections, served by workers. */
-int ub_tcp_start(struct net *net, const struct ub_parameters *parameters);
-void ub_tcp_stop(void);
 
 #endif

@@ -30,6 +30,8 @@ struct ub_parked {
 struct ub_tcp_connection {
 	struct unbuckle_session session;
 	struct socket *socket;
+	/* Where it came in; there as long as it is open. */
+	struct ub_tcp_listener *listener;
 	struct ub_tcp_worker *worker;
 	struct work_struct work;
 	/* One for being open, one for each time that it waits in its worker's queue. */
@@ -37,9 +39,6 @@ struct ub_tcp_connection {
 	/* In the list of all; under its lock. */
 	struct list_head list;
 	struct ub_parked input, output;
-	void (*data_ready)(struct sock *sk);
-	void (*state_change)(struct sock *sk);
-	void (*write_space)(struct sock *sk);
 	/* When something last came from it or went to it. */
 	u32 active_s;
 	/* It has been told to go, by the timer or by unloading. */
@@ -48,21 +47,15 @@ struct ub_tcp_connection {
 	bool closed, midway, closing;
 };
 
-/* The callbacks that sockets had before they were ours: children inherit the listener's, which are none of theirs. */
-struct ub_tcp_callbacks {
-	void (*data_ready)(struct sock *sk);
-	void (*state_change)(struct sock *sk);
-	void (*write_space)(struct sock *sk);
-};
-
 /* tcp_connection.c */
 void ub_tcp_connections_start(const struct ub_parameters *parameters);
 /* Gives a socket up that was accepted and is not wanted. */
-void ub_tcp_refuse(struct socket *socket, const struct ub_tcp_callbacks *before);
+void ub_tcp_refuse(struct socket *socket, const struct ub_tcp_listener *listener);
 /* Takes the socket, even if it fails. */
-int ub_tcp_connection_open(struct socket *socket, struct ub_tcp_worker *worker, const struct ub_tcp_callbacks *before);
-/* Tells all that have been idle for so many seconds to close. 0: all. */
-void ub_tcp_connections_close(u32 idle_s);
-void ub_tcp_connections_wait(void);
+int ub_tcp_connection_open(struct socket *socket, struct ub_tcp_worker *worker, struct ub_tcp_listener *listener);
+/* Tells all that have been idle for so many seconds to close. */
+void ub_tcp_connections_kick(u32 idle_s);
+/* Closes all that came in there; nothing new may come. */
+void ub_tcp_connections_close(struct ub_tcp_listeners *listeners);
 
 #endif

@@ -9,6 +9,7 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/tcp.h>
+#include <linux/version.h>
 #include <linux/wait.h>
 #include <net/sock.h>
 #include <net/tcp.h>
@@ -32,11 +33,8 @@ static void work(struct work_struct *item);
 
 static void put(struct ub_tcp_connection *own)
 {
-	if (!refcount_dec_and_test(&own->references))
-		return;
-	kfree(own);
-	if (atomic_dec_and_test(&ub_connections))
-		wake_up(&none_left);
+	if (refcount_dec_and_test(&own->references))
+		kfree(own);
 }
 
 /* Has the connection served soon. Whoever calls knows that it is open. */
@@ -108,13 +106,10 @@ static void wake_writer(struct sock *sk)
 	wake(sk);
 }
 
-static void callbacks_take(struct ub_tcp_connection *own, const struct ub_tcp_callbacks *before)
+static void callbacks_take(struct ub_tcp_connection *own)
 {
 	struct sock *sk = own->socket->sk;
 
-	own->data_ready = before->data_ready;
-	own->state_change = before->state_change;
-	own->write_space = before->write_space;
 	write_lock_bh(&sk->sk_callback_lock);
 	sk->sk_user_data = own;
 	sk->sk_data_ready = wake;
@@ -123,54 +118,81 @@ static void callbacks_take(struct ub_tcp_connection *own, const struct ub_tcp_ca
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
-static void callbacks_give(struct ub_tcp_connection *own)
+/* A socket gets those back that the listener had before they were ours: from the listener it has inherited ours. */
+static void callbacks_give(struct socket *socket, const struct ub_tcp_listener *listener)
 {
-	struct sock *sk = own->socket->sk;
+	struct sock *sk = socket->sk;
 
 	write_lock_bh(&sk->sk_callback_lock);
 	sk->sk_user_data = NULL;
-	sk->sk_data_ready = own->data_ready;
-	sk->sk_state_change = own->state_change;
-	sk->sk_write_space = own->write_space;
+	sk->sk_data_ready = listener->before.data_ready;
+	sk->sk_state_change = listener->before.state_change;
+	sk->sk_write_space = listener->before.write_space;
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
 /* ---- opening and closing ---- */
 
-void ub_tcp_refuse(struct socket *socket, const struct ub_tcp_callbacks *before)
+static void hold_namespace(struct sock *sk)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+	sk_net_refcnt_upgrade(sk);
+#else
+	sk->sk_net_refcnt = 1;
+	get_net_track(sock_net(sk), &sk->ns_tracker, GFP_KERNEL);
+	sock_inuse_add(sock_net(sk), 1);
+#endif
+}
+
+/*
+ * Leaves a socket to the stack, which has to send again what gets lost of the last words. For that it needs timers, and
+ * lets only those sockets have some that hold their namespace, as the kernel's own do not. Where the namespace is about
+ * to die, there is no time for last words.
+ */
+static void release(struct socket *socket)
 {
 	struct sock *sk = socket->sk;
+	struct net *net = maybe_get_net(sock_net(sk));
 
-	/* It has the listener's callback and has to lose it. */
-	write_lock_bh(&sk->sk_callback_lock);
-	sk->sk_user_data = NULL;
-	sk->sk_data_ready = before->data_ready;
-	write_unlock_bh(&sk->sk_callback_lock);
+	if (net) {
+		hold_namespace(sk);
+		put_net(net);
+	} else {
+		sock_no_linger(sk);
+	}
 	sock_release(socket);
 }
 
-int ub_tcp_connection_open(struct socket *socket, struct ub_tcp_worker *worker, const struct ub_tcp_callbacks *before)
+void ub_tcp_refuse(struct socket *socket, const struct ub_tcp_listener *listener)
+{
+	callbacks_give(socket, listener);
+	release(socket);
+}
+
+int ub_tcp_connection_open(struct socket *socket, struct ub_tcp_worker *worker, struct ub_tcp_listener *listener)
 {
 	struct ub_tcp_connection *own = kzalloc(sizeof(*own), GFP_KERNEL);
 
 	if (!own) {
-		ub_tcp_refuse(socket, before);
+		ub_tcp_refuse(socket, listener);
 		ub_count(out_of_memory);
 		return -ENOMEM;
 	}
 	unbuckle_session_begin(&own->session);
 	own->socket = socket;
+	own->listener = listener;
 	own->worker = worker;
 	own->active_s = ub_now_s();
 	INIT_WORK(&own->work, work);
 	refcount_set(&own->references, 2);
 	tcp_sock_set_nodelay(socket->sk);
 	atomic_inc(&ub_connections);
+	atomic_inc(&listener->all->connections);
 	atomic_inc(&worker->connections);
 	spin_lock(&all_lock);
 	list_add_tail(&own->list, &all);
 	spin_unlock(&all_lock);
-	callbacks_take(own, before);
+	callbacks_take(own);
 	/* What came before the callbacks were there. */
 	enqueue(own);
 	put(own);
@@ -184,17 +206,20 @@ static void close(struct ub_tcp_connection *own)
 	if (own->closed)
 		return;
 	own->closed = true;
-	callbacks_give(own);
+	callbacks_give(own->socket, own->listener);
 	spin_lock(&all_lock);
 	list_del(&own->list);
 	spin_unlock(&all_lock);
 	engine = ub_engine_take(own->worker->engine);
 	unbuckle_session_end(ub_core, engine->number, &own->session);
 	ub_engine_give(engine);
-	sock_release(own->socket);
+	release(own->socket);
 	park_nothing(&own->input);
 	park_nothing(&own->output);
 	atomic_dec(&own->worker->connections);
+	atomic_dec(&ub_connections);
+	if (atomic_dec_and_test(&own->listener->all->connections))
+		wake_up(&none_left);
 	put(own);
 }
 
@@ -416,24 +441,35 @@ void ub_tcp_connections_start(const struct ub_parameters *parameters)
 	parked_bytes_max = PARKED_BYTES_BASE + parameters->core.memory_bytes / PARKED_SHARE;
 }
 
-void ub_tcp_connections_close(u32 idle_s)
+static void tell_to_close(struct ub_tcp_connection *own)
+{
+	WRITE_ONCE(own->told_to_close, true);
+	enqueue(own);
+}
+
+void ub_tcp_connections_kick(u32 idle_s)
 {
 	struct ub_tcp_connection *own;
 	u32 now_s = ub_now_s();
 
 	spin_lock(&all_lock);
 	list_for_each_entry(own, &all, list) {
-		if (idle_s && now_s - READ_ONCE(own->active_s) <= idle_s)
+		if (now_s - READ_ONCE(own->active_s) <= idle_s)
 			continue;
-		if (idle_s)
-			ub_count(idle_kicks);
-		WRITE_ONCE(own->told_to_close, true);
-		enqueue(own);
+		ub_count(idle_kicks);
+		tell_to_close(own);
 	}
 	spin_unlock(&all_lock);
 }
 
-void ub_tcp_connections_wait(void)
+void ub_tcp_connections_close(struct ub_tcp_listeners *listeners)
 {
-	wait_event(none_left, !atomic_read(&ub_connections));
+	struct ub_tcp_connection *own;
+
+	spin_lock(&all_lock);
+	list_for_each_entry(own, &all, list)
+		if (own->listener->all == listeners)
+			tell_to_close(own);
+	spin_unlock(&all_lock);
+	wait_event(none_left, !atomic_read(&listeners->connections));
 }

@@ -18,13 +18,6 @@
 /* Connections that are accepted before others may run. */
 #define ACCEPT_BUDGET 64
 
-struct listener {
-	struct socket *socket;
-	struct work_struct work;
-	struct ub_tcp_callbacks before;
-};
-
-static struct listener listeners[2];
 static struct ub_tcp_worker *workers;
 static unsigned int workers_count;
 static int connections_max;
@@ -34,14 +27,14 @@ static void sweep(struct work_struct *work)
 {
 	struct delayed_work *again = to_delayed_work(work);
 
-	ub_tcp_connections_close(idle_timeout_s);
+	ub_tcp_connections_kick(idle_timeout_s);
 	queue_delayed_work(system_unbound_wq, again, HZ);
 }
 static DECLARE_DELAYED_WORK(sweep_work, sweep);
 
 static void ready(struct sock *sk)
 {
-	struct listener *own;
+	struct ub_tcp_listener *own;
 
 	read_lock_bh(&sk->sk_callback_lock);
 	own = sk->sk_user_data;
@@ -65,7 +58,7 @@ static struct ub_tcp_worker *freest_worker(void)
 
 static void accept(struct work_struct *work)
 {
-	struct listener *own = container_of(work, struct listener, work);
+	struct ub_tcp_listener *own = container_of(work, struct ub_tcp_listener, work);
 	struct socket *socket;
 	int left;
 
@@ -78,17 +71,17 @@ static void accept(struct work_struct *work)
 			struct kvec vector = { (void *)full, sizeof(full) - 1 };
 
 			kernel_sendmsg(socket, &message, &vector, 1, vector.iov_len);
-			ub_tcp_refuse(socket, &own->before);
+			ub_tcp_refuse(socket, own);
 			ub_count(connections_rejected);
 			continue;
 		}
-		if (!ub_tcp_connection_open(socket, freest_worker(), &own->before))
+		if (!ub_tcp_connection_open(socket, freest_worker(), own))
 			ub_count(connections_total);
 	}
 	queue_work(system_unbound_wq, &own->work);
 }
 
-static int listen(struct listener *own, struct net *net, int family, const struct ub_parameters *parameters)
+static int listen(struct ub_tcp_listener *own, struct net *net, int family, const struct ub_parameters *parameters)
 {
 	unsigned int port = parameters->port;
 	struct sock *sk;
@@ -129,7 +122,7 @@ failed:
 	return error;
 }
 
-static void unlisten(struct listener *own)
+static void unlisten(struct ub_tcp_listener *own)
 {
 	struct sock *sk;
 
@@ -184,7 +177,7 @@ failed:
 	return -ENOMEM;
 }
 
-int ub_tcp_start(struct net *net, const struct ub_parameters *parameters)
+int ub_tcp_start(const struct ub_parameters *parameters)
 {
 	int error = workers_start(parameters);
 
@@ -193,13 +186,6 @@ int ub_tcp_start(struct net *net, const struct ub_parameters *parameters)
 	connections_max = parameters->core.connections_max;
 	idle_timeout_s = parameters->core.idle_timeout_s;
 	ub_tcp_connections_start(parameters);
-	error = listen(&listeners[0], net, AF_INET, parameters);
-	if (!error)
-		error = listen(&listeners[1], net, AF_INET6, parameters);
-	if (error) {
-		ub_tcp_stop();
-		return error;
-	}
 	if (idle_timeout_s)
 		queue_delayed_work(system_unbound_wq, &sweep_work, HZ);
 	return 0;
@@ -208,12 +194,29 @@ int ub_tcp_start(struct net *net, const struct ub_parameters *parameters)
 void ub_tcp_stop(void)
 {
 	cancel_delayed_work_sync(&sweep_work);
-	unlisten(&listeners[0]);
-	unlisten(&listeners[1]);
-	ub_tcp_connections_close(0);
-	ub_tcp_connections_wait();
 	/* Drains what is left of the last connections' work. */
 	workers_stop();
+}
+
+int ub_tcp_listen(struct ub_tcp_listeners *listeners, struct net *net, const struct ub_parameters *parameters)
+{
+	int error;
+
+	listeners->of_family[0].all = listeners;
+	listeners->of_family[1].all = listeners;
+	error = listen(&listeners->of_family[0], net, AF_INET, parameters);
+	if (!error)
+		error = listen(&listeners->of_family[1], net, AF_INET6, parameters);
+	if (error)
+		ub_tcp_unlisten(listeners);
+	return error;
+}
+
+void ub_tcp_unlisten(struct ub_tcp_listeners *listeners)
+{
+	unlisten(&listeners->of_family[0]);
+	unlisten(&listeners->of_family[1]);
+	ub_tcp_connections_close(listeners);
 	/* A callback that has found nobody may still be on its way out of this file. */
 	synchronize_net();
 }

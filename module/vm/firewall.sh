@@ -31,21 +31,28 @@ answered 'on this host'
 
 # From elsewhere: a flow begins at the socket, and goes on in the hook.
 insmod /veth.ko
-ip link add left type veth
-unshare -n sleep 600 &
-other=$!
-usleep 300000
-ip link set veth0 netns $other
-ip addr add 10.9.0.1/24 dev left
-ip link set left up
-inside() { nsenter --net=/proc/$other/ns/net "$@"; }
-inside ip addr add 10.9.0.2/24 dev veth0
-inside ip link set veth0 up
+begin_other
 inside traffic 10.9.0.1:11211 2 >/tmp/traffic || fail "wrong answers: $(cat /tmp/traffic)"
 answered 'from elsewhere'
 grep -E 'udp_(hooked|from_socket)' /proc/unbuckle
 grep -q '^STAT udp_from_socket [1-9]' /proc/unbuckle || fail 'no flow began at the socket'
 grep -q '^STAT udp_hooked [1-9]' /proc/unbuckle || fail 'no flow went on in the hook'
+
+# Last words that get lost are sent again, though their connection is closed.
+inside nft 'add table inet loss; add chain inet loss in { type filter hook input priority 0; }'
+mkfifo /tmp/words
+inside nc 10.9.0.1 11211 </tmp/words >/tmp/heard &
+client=$!
+exec 3>/tmp/words
+printf 'set last 0 0 5\r\nwords\r\n' >&3
+until grep -q STORED /tmp/heard; do usleep 10000; done
+inside nft add rule inet loss in tcp sport 11211 drop
+printf 'get last\r\nquit\r\n' >&3
+until grep -q '^STAT curr_connections 0' /proc/unbuckle; do usleep 10000; done
+inside nft delete table inet loss
+wait $client
+exec 3>&-
+grep -q words /tmp/heard || fail "lost words are not sent again: $(cat /tmp/heard)"
 
 # What the rules drop does not get in.
 nft flush chain inet guard in

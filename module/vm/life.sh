@@ -47,18 +47,7 @@ rmmod unbuckle
 
 # Over a wire between two namespaces.
 insmod /veth.ko
-# This ip cannot name the other end: the kernel does.
-ip link add left type veth
-unshare -n sleep 600 &
-other=$!
-usleep 300000
-ip link set veth0 netns $other
-ip addr add 10.9.0.1/24 dev left
-ip link set left up
-inside() { nsenter --net=/proc/$other/ns/net "$@"; }
-inside ip link set lo up
-inside ip addr add 10.9.0.2/24 dev veth0
-inside ip link set veth0 up
+begin_other
 insmod /unbuckle.ko memory_mb=32
 inside traffic 10.9.0.1:11211 2 >/tmp/traffic || fail "wrong answers over veth: $(cat /tmp/traffic)"
 sed 's/^/veth: /' /tmp/traffic
@@ -69,9 +58,7 @@ rmmod unbuckle
 
 # The namespace in which it is loaded dies under load; it goes on until it is unloaded.
 inside insmod /unbuckle.ko memory_mb=32
-traffic 10.9.0.2:11211 2 >/tmp/traffic &
-load=$!
-usleep 500000
+begin_load traffic 10.9.0.2:11211 2 >/tmp/traffic
 kill $other
 wait $load || fail "wrong answers while the namespace died: $(cat /tmp/traffic)"
 rmmod unbuckle

@@ -1,4 +1,4 @@
-# Mixed load for $MINUTES minutes, with garbage datagrams and broken streams beside it; what it took is there again
+# Mixed load for $MINUTES minutes on $MEMORY_MB MiB, with garbage datagrams and broken streams beside it; what it took is there again
 # when the module is gone.
 set -e
 fail() { echo "FAILED: $*"; exit 1; }
@@ -24,18 +24,20 @@ measure() {
 }
 
 # Once for everything that the kernel makes when it first needs it, and keeps.
-insmod /unbuckle.ko
+insmod /unbuckle.ko memory_mb=$MEMORY_MB
 load 10
 rmmod unbuckle
 measure
 mapped_before=$mapped_bytes slab_before=$slab_kib free_before=$free_kib
 
-insmod /unbuckle.ko
+insmod /unbuckle.ko memory_mb=$MEMORY_MB
 load $((MINUTES * 60))
 cat /tmp/mix /tmp/traffic
 until grep -q '^STAT curr_connections 0' /proc/unbuckle; do usleep 100000; done
 grep -E 'STAT (cmd_get|cmd_set|get_hits|evictions|curr_items|bytes|bytes_read|bytes_written|total_connections|rejected_connections|malloc_fails|corrupt|udp_.*) ' /proc/unbuckle
 grep -q '^STAT corrupt 0' /proc/unbuckle || fail 'corrupt items'
+# What the clients have stored at any time is some 20 MiB.
+[ $MEMORY_MB -ge 16 ] || grep -q '^STAT evictions [1-9]' /proc/unbuckle || fail 'nothing was evicted'
 loaded=$(mapped)
 rmmod unbuckle
 measure

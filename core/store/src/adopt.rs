@@ -376,7 +376,7 @@ impl<'s, 'r> Adoption<'s, 'r> {
         let [home, ..] = places;
         let entry = line.entry(slot);
         let twin = |line: Line<'r>, except: Option<usize>| {
-            let mut tagged = line.tagged(line_tag(proven.hash));
+            let mut tagged = line.tagged(index::tag(proven.hash));
             tagged.any(|other| Some(other) != except && line.entry(other).offset == proven.offset)
         };
         if !places.contains(&number) || twin(line, Some(slot)) {
@@ -469,8 +469,4 @@ impl<'s, 'r> Adoption<'s, 'r> {
         change.close();
         self.adopted.dropped += 1;
     }
-}
-
-fn line_tag(hash: u64) -> u8 {
-    index::tag(hash).0
 }

@@ -87,12 +87,8 @@ impl<'r> Store<'r> {
     /// The key's entry in `line`, by tag and whole key.
     #[inline(always)]
     pub(crate) fn find_in_line(&self, line: Line<'r>, key: &Key<'_>) -> Option<(usize, u64, Head)> {
-        let (tag, extra) = index::tag(key.hash);
-        for slot in line.tagged(tag) {
+        for slot in line.tagged(index::tag(key.hash)) {
             let entry = line.entry(slot);
-            if entry.extra != extra {
-                continue;
-            }
             // The record's next lines come while its first is waited for.
             self.region.prefetch(entry.offset.wrapping_add(8));
             self.region.prefetch(entry.offset.wrapping_add(16));
@@ -234,7 +230,7 @@ impl<'r> Store<'r> {
     /// it the answer is a hint.
     pub(crate) fn find_offset(&self, hash: u64, offset: u64) -> Option<(u64, Line<'r>, usize)> {
         let lines = self.region.load(header::LINES);
-        let (tag, _) = index::tag(hash);
+        let tag = index::tag(hash);
         for choice in 0..index::CHOICES {
             let number = index::place(hash, choice, lines);
             let line = self.region.line(number)?;
@@ -253,13 +249,9 @@ impl<'r> Store<'r> {
     pub(crate) fn lane(&self, hash: u64) -> (Lane, bool) {
         let lines = self.region.load(header::LINES);
         let Some(line) = self.region.line(index::place(hash, 0, lines)) else { return (Lane::Small, false) };
-        let (tag, extra) = index::tag(hash);
-        for slot in line.tagged(tag) {
-            let entry = line.entry(slot);
-            if entry.extra == extra {
-                let main = self.page_of(entry.offset).is_some_and(|page| page.used_for() == Use::Main);
-                return (if main { Lane::Main } else { Lane::Small }, false);
-            }
+        if let Some(slot) = line.tagged(index::tag(hash)).next() {
+            let main = self.page_of(line.entry(slot).offset).is_some_and(|page| page.used_for() == Use::Main);
+            return (if main { Lane::Main } else { Lane::Small }, false);
         }
         let ghost = index::ghost(hash);
         if line.free().any(|slot| line.low(slot) == ghost) {
@@ -290,13 +282,10 @@ impl<'s, 'r> Worker<'s, 'r> {
         let region = self.store.region;
         let lines = region.load(header::LINES);
         let Some(line) = region.line(index::place(key.hash, 0, lines)) else { return };
-        let (tag, extra) = index::tag(key.hash);
-        for slot in line.tagged(tag) {
-            let entry = line.entry(slot);
-            if entry.extra == extra {
-                region.prefetch(entry.offset);
-                region.prefetch(entry.offset.wrapping_add(8));
-            }
+        for slot in line.tagged(index::tag(key.hash)) {
+            let offset = line.entry(slot).offset;
+            region.prefetch(offset);
+            region.prefetch(offset.wrapping_add(8));
         }
     }
 

@@ -6,7 +6,7 @@ use crate::outcome::Outcome;
 use crate::run::{captured_errors, cargo, program, root, target_folder, unbuckle};
 use anyhow::{Context, Result};
 use kernel::Kernel;
-use machine::Machine;
+use machine::{Machine, Processors};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -53,7 +53,7 @@ fn play(kernel: &Kernel, programs: &[PathBuf]) -> Result<()> {
         memory_mb: MEMORY_MB,
         seconds_max: SECONDS_MAX,
         variables: Vec::new(),
-        counts_instructions: false,
+        processors: Processors::TwoInTurns,
     };
     let said = machine.run()?;
     said.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("  {line}"));

@@ -13,20 +13,28 @@ pub(crate) fn build(core: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let place = folder().join(format!("build-{}", kernel.release));
     copy(&source(), &place, &["Kbuild", "shim", "core"])?;
     write_if_new(&place.join("core/core.o_shipped"), &compile::stripped(core)?)?;
-    make(&place, kernel, &[])
+    make(&place, kernel, "unbuckle", &[])
 }
 
 /// The module with nothing in it, which answers with as many bytes as it is asked for: see `module/vm/echo.c`.
 pub(crate) fn build_echo(kernel: &Kernel) -> Result<PathBuf> {
     let place = folder().join(format!("echo-{}", kernel.release));
     copy(&source(), &place, &["Kbuild", "shim", "vm/echo.c"])?;
-    let module = make(&place, kernel, &["UNBUCKLE_CORE=vm/echo.o"])?;
+    let module = make(&place, kernel, "unbuckle", &["UNBUCKLE_CORE=vm/echo.o"])?;
     let echo = module.with_file_name("echo.ko");
     fs::copy(&module, &echo)?;
     Ok(echo)
 }
 
-fn make(place: &Path, kernel: &Kernel, variables: &[&str]) -> Result<PathBuf> {
+/// What keeps a switch of the kernel from being thrown while it is passed: see `module/vm/hold.c`.
+pub(crate) fn build_hold(kernel: &Kernel) -> Result<PathBuf> {
+    let place = folder().join(format!("hold-{}", kernel.release));
+    copy_part(&source().join("vm/hold.c"), &place.join("hold.c"))?;
+    write_if_new(&place.join("Kbuild"), b"obj-m := hold.o\n")?;
+    make(&place, kernel, "hold", &[])
+}
+
+fn make(place: &Path, kernel: &Kernel, name: &str, variables: &[&str]) -> Result<PathBuf> {
     let mut make = kernel::make();
     make.arg("-C").arg(&kernel.build).arg(format!("M={}", place.display())).arg("modules");
     make.args(variables);
@@ -41,8 +49,9 @@ fn make(place: &Path, kernel: &Kernel, variables: &[&str]) -> Result<PathBuf> {
     ensure!(output.status.success(), "make ended with {}:\n{text}", output.status);
     let complaints: Vec<&str> = text.lines().filter(|line| is_complaint(line)).collect();
     ensure!(complaints.is_empty(), "the build complains:\n{}", complaints.join("\n"));
-    let module = place.join("unbuckle.ko");
-    let small = place.join("stripped/unbuckle.ko");
+    let name = format!("{name}.ko");
+    let module = place.join(&name);
+    let small = place.join("stripped").join(&name);
     fs::create_dir_all(place.join("stripped"))?;
     captured(Command::new("objcopy").arg("--strip-debug").args([&module, &small]))?;
     Ok(small)

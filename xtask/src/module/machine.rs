@@ -5,7 +5,7 @@
 //! status counts as its end: a machine that stops early has failed.
 
 use super::kernel::Kernel;
-use super::{folder, source};
+use super::{folder, kbuild, source};
 use crate::run::{captured, last_lines};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -13,11 +13,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub(crate) const TOOLS: [(&str, &str); 6] = [
+pub(crate) const TOOLS: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
-    ("gzip", "gzip"),
     ("timeout", "coreutils"),
     ("ldd", "libc-bin"),
 ];
@@ -39,9 +38,20 @@ pub(crate) struct Machine<'a> {
     pub(crate) variables: Vec<String>,
     pub(crate) memory_mb: u32,
     pub(crate) seconds_max: u32,
-    /// One processor, whose clock counts instructions, a nanosecond each: it is never late, however busy the host is, and
-    /// waiting takes no time.
-    pub(crate) counts_instructions: bool,
+    pub(crate) processors: Processors,
+}
+
+/// Those of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Processors {
+    /// One, whose clock counts instructions, a nanosecond each: it is never late, however busy the host is, and waiting
+    /// takes no time.
+    OneThatCounts,
+    /// Two, at the same time. This emulator loses a write to code that the other processor runs just then, which a kernel
+    /// makes when it throws one of its switches (`module/vm/hold.c` keeps netfilter's where it is).
+    TwoAtOnce,
+    /// Two, in turns: whatever throws switches under load.
+    TwoInTurns,
 }
 
 impl Machine<'_> {
@@ -56,11 +66,13 @@ impl Machine<'_> {
             if self.kernel.has_detectors { self.seconds_max * DETECTORS_SLOWNESS } else { self.seconds_max };
         let mut machine = Command::new("timeout");
         machine.arg(seconds_max.to_string()).arg("qemu-system-x86_64");
-        if self.counts_instructions {
-            machine.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]);
-        } else {
-            machine.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
-        }
+        machine.args(match self.processors {
+            Processors::OneThatCounts => {
+                &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"][..]
+            }
+            Processors::TwoAtOnce => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            Processors::TwoInTurns => &["-accel", "tcg,thread=single", "-smp", "2"],
+        });
         machine.args(["-m", &self.memory_mb.to_string()]);
         // Emulated byte by byte, the fast string instructions are the slow ones.
         let mut processor = "max,-erms,-fsrm".to_owned();
@@ -112,6 +124,9 @@ impl Machine<'_> {
         fs::copy(source().join("vm/init"), tree.join("init"))?;
         fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
         fs::copy(&self.script, tree.join("test.sh"))?;
+        if self.processors == Processors::TwoAtOnce {
+            fs::copy(kbuild::build_hold(self.kernel)?, tree.join("hold.ko"))?;
+        }
         for file in &self.files {
             captured(Command::new("cp").arg("-rL").arg(file).arg(&tree))?;
         }
@@ -124,12 +139,10 @@ impl Machine<'_> {
                 fs::copy(&library, &place).with_context(|| format!("copying {}", library.display()))?;
             }
         }
-        let disk = place.join("disk.gz");
-        let pack = format!(
-            "cd '{}' && find . | cpio -o -H newc --quiet | gzip -1 > '{}'",
-            tree.display(),
-            disk.display()
-        );
+        // As it is: to unpack it would take the longest part of a slow kernel's start.
+        let disk = place.join("disk");
+        let pack =
+            format!("cd '{}' && find . | cpio -o -H newc --quiet > '{}'", tree.display(), disk.display());
         captured(Command::new("sh").args(["-ec", &pack])).context("packing the machine's disk")?;
         ensure!(fs::metadata(&disk)?.len() > 0, "the machine's disk is empty");
         fs::remove_dir_all(&tree)?;

@@ -23,7 +23,9 @@ const USAGE: &str = "usage: cargo xtask module build|object|verify|test|debug|so
   verify                            proves that what is committed is what the sources give, in any folder
   test [SCENARIO]...                build, then every scenario of module/vm in a virtual machine, or those named
   debug [SCENARIO]...               the same on a kernel with KASAN, lockdep and kmemleak, built from Debian's sources
-  soak [--minutes N] [--debug]      mixed load for 10 or N minutes, in a virtual machine with the stock kernel or that one";
+  soak [--minutes N] [--memory-mb N] [--debug]
+                                    mixed load for 10 or N minutes on 64 or N MiB, in a virtual machine with the stock
+                                    kernel or that one; with 8 MiB it evicts all the time";
 
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
     match arguments.next().as_deref() {
@@ -75,28 +77,31 @@ fn debug(names: &[String]) -> Vec<Outcome> {
 }
 
 fn soak(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Outcome>> {
-    let (mut minutes, mut has_detectors) = (10, false);
+    let (mut minutes, mut memory_mb, mut has_detectors) = (10, 64, false);
     while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--minutes" => {
-                let value = arguments.next().unwrap_or_default();
-                minutes = value.parse().with_context(|| format!("--minutes {value:?} is no number"))?;
+        let number = match argument.as_str() {
+            "--minutes" => &mut minutes,
+            "--memory-mb" => &mut memory_mb,
+            "--debug" => {
+                has_detectors = true;
+                continue;
             }
-            "--debug" => has_detectors = true,
-            other => bail!("unknown option {other}; there are --minutes and --debug"),
-        }
+            other => bail!("unknown option {other}; there are --minutes, --memory-mb and --debug"),
+        };
+        let value = arguments.next().unwrap_or_default();
+        *number = value.parse().with_context(|| format!("{argument} {value:?} is no number"))?;
     }
     if let Some(enable) = missing(&machine::TOOLS) {
         return Ok(vec![Outcome::skipped("module: mixed load for long", enable)]);
     }
     if has_detectors {
         return Ok(vec![match build_debug() {
-            Ok(built) => scenarios::soak(&built, minutes),
+            Ok(built) => scenarios::soak(&built, minutes, memory_mb),
             Err(outcome) => outcome,
         }]);
     }
     let (built, mut outcomes) = build();
-    outcomes.extend(built.first().map(|built| scenarios::soak(built, minutes)));
+    outcomes.extend(built.first().map(|built| scenarios::soak(built, minutes, memory_mb)));
     Ok(outcomes)
 }
 

@@ -1,11 +1,13 @@
 //! What is tried in the virtual machine: each `module/vm/NAME.sh`, in a machine of its own.
 
-use super::machine::Machine;
+use super::machine::{Machine, Processors};
 use super::{Built, kbuild, missing, source};
 use crate::outcome::Outcome;
 use crate::run::{captured, cargo, program, root, target_folder};
 use anyhow::Result;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 struct Scenario {
     name: &'static str,
@@ -15,7 +17,7 @@ struct Scenario {
     installed: &'static [(&'static str, &'static str)],
     memory_mb: u32,
     seconds_max: u32,
-    counts_instructions: bool,
+    processors: Processors,
 }
 
 const SCENARIOS: [Scenario; 7] = [
@@ -26,7 +28,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 1024,
         seconds_max: 400,
-        counts_instructions: true,
+        processors: Processors::OneThatCounts,
     },
     Scenario {
         name: "refusals",
@@ -35,7 +37,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 768,
         seconds_max: 300,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "life",
@@ -44,7 +46,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 768,
         seconds_max: 300,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "clients",
@@ -53,7 +55,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[("memccapable", "libmemcached-tools")],
         memory_mb: 512,
         seconds_max: 120,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "firewall",
@@ -62,7 +64,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[("nft", "nftables")],
         memory_mb: 512,
         seconds_max: 120,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: "namespaces",
@@ -71,7 +73,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[],
         memory_mb: 512,
         seconds_max: 200,
-        counts_instructions: false,
+        processors: Processors::TwoAtOnce,
     },
     Scenario {
         name: COST,
@@ -80,7 +82,7 @@ const SCENARIOS: [Scenario; 7] = [
         installed: &[("memcached", "memcached")],
         memory_mb: 512,
         seconds_max: 240,
-        counts_instructions: true,
+        processors: Processors::OneThatCounts,
     },
 ];
 
@@ -92,7 +94,7 @@ const PLANTED: Scenario = Scenario {
     installed: &[],
     memory_mb: 512,
     seconds_max: 60,
-    counts_instructions: false,
+    processors: Processors::TwoAtOnce,
 };
 
 const SOAK: Scenario = Scenario {
@@ -102,7 +104,7 @@ const SOAK: Scenario = Scenario {
     installed: &[],
     memory_mb: 768,
     seconds_max: 180,
-    counts_instructions: false,
+    processors: Processors::TwoAtOnce,
 };
 
 /// Which needs an echo and the same engine in user space, beside the module.
@@ -145,10 +147,12 @@ pub(crate) fn run_debug(built: &Built, names: &[String]) -> Vec<Outcome> {
     play_all(built, std::iter::once(&PLANTED).chain(&SCENARIOS).filter(wanted))
 }
 
-/// So many minutes of load.
-pub(crate) fn soak(built: &Built, minutes: u32) -> Outcome {
-    let name = format!("module on {}: {minutes} minutes of mixed load", built.kernel.release);
-    let result = programs().and_then(|programs| play(&SOAK, built, &programs, minutes));
+/// So many minutes of load on a store of so many MiB.
+pub(crate) fn soak(built: &Built, minutes: u32, memory_mb: u32) -> Outcome {
+    let name =
+        format!("module on {}: {minutes} minutes of mixed load on {memory_mb} MiB", built.kernel.release);
+    let variables = vec![format!("MINUTES={minutes}"), format!("MEMORY_MB={memory_mb}")];
+    let result = programs().and_then(|programs| play(&SOAK, built, &programs, 60 * minutes, variables));
     if let Ok(said) = &result {
         tell(said);
     }
@@ -169,16 +173,30 @@ fn play_all<'a>(built: &Built, scenarios: impl Iterator<Item = &'a Scenario>) ->
         if let Some(enable) = missing(scenario.installed) {
             return Outcome::skipped(name, enable);
         }
-        let result = play(scenario, built, &programs, 0);
+        let result = play(scenario, built, &programs, 0, Vec::new());
         if let Ok(said) = &result {
             tell(said);
         }
         Outcome::new(name, result.map(|_| ()))
     };
-    scenarios.map(run).collect()
+    // Machines with one processor run beside those with two: half of the time they would leave half of this one idle.
+    let (single, others): (Vec<_>, Vec<_>) =
+        scenarios.partition(|scenario| scenario.processors == Processors::OneThatCounts);
+    thread::scope(|scope| {
+        let single = scope.spawn(|| single.into_iter().map(run).collect::<Vec<_>>());
+        let mut outcomes: Vec<_> = others.into_iter().map(run).collect();
+        outcomes.extend(single.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        outcomes
+    })
 }
 
-fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) -> Result<String> {
+fn play(
+    scenario: &Scenario,
+    built: &Built,
+    programs: &[PathBuf],
+    seconds_more: u32,
+    variables: Vec<String>,
+) -> Result<String> {
     let mut files = vec![built.module.clone(), root().join("tests/transcripts")];
     for module in scenario.modules {
         files.push(built.kernel.module(module)?);
@@ -196,9 +214,9 @@ fn play(scenario: &Scenario, built: &Built, programs: &[PathBuf], minutes: u32) 
         files,
         programs: programs.into_iter().chain(installed).collect(),
         memory_mb: scenario.memory_mb,
-        seconds_max: scenario.seconds_max + 60 * minutes,
-        variables: vec![format!("MINUTES={minutes}")],
-        counts_instructions: scenario.counts_instructions,
+        seconds_max: scenario.seconds_max + seconds_more,
+        variables,
+        processors: scenario.processors,
     };
     machine.run()
 }
