@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// An address of this host, or one that nobody may have (a broadcast address).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,9 @@ pub(crate) struct Facts {
     pub(crate) index: u32,
     pub(crate) mac: [u8; 6],
     pub(crate) loopback: bool,
-    /// VLANs that end at it.
+    /// Bytes of the longest IP packet.
+    pub(crate) mtu: u32,
+    /// VLANs that end at it and take packets as long as it does.
     pub(crate) vlans: Vec<u16>,
     /// Whether there is any VLAN on top of it, ours or not.
     pub(crate) carries_vlans: bool,
@@ -147,19 +150,52 @@ pub(crate) fn facts(name: &str) -> io::Result<Facts> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such interface"));
     };
     let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
+    let own_mtu = mtu(name)?;
     let on_top = vlans(name);
     let is_ours = |vlan: &&(String, u16)| {
         let same_mac = |entry: &Entry| matches!(entry.has, Has::Link { mac: own, .. } if own == mac);
         entries.iter().any(|entry| entry.name == vlan.0 && same_mac(entry))
+            && mtu(&vlan.0).is_ok_and(|mtu| mtu >= own_mtu)
     };
     Ok(Facts {
         name: name.to_owned(),
         index,
         mac,
         loopback,
+        mtu: own_mtu,
         vlans: on_top.iter().filter(is_ours).map(|vlan| vlan.1).collect(),
         carries_vlans: !on_top.is_empty(),
     })
+}
+
+/// The longest IP packet that the interface with this name takes.
+fn mtu(name: &str) -> io::Result<u32> {
+    // Any socket will do: of this kind is the one by which addresses are asked for.
+    // SAFETY: no pointers; what is returned is a descriptor of our own, or below 0.
+    let socket =
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: made of integers alone.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let (_, room) = request.ifr_name.split_last_mut().ok_or(io::ErrorKind::InvalidInput)?;
+    if name.len() > room.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, byte) in room.iter_mut().zip(name.bytes()) {
+        *to = byte as libc::c_char;
+    }
+    // SAFETY: the call writes an interface's MTU into the request, whose name ends with a 0.
+    let mtu = unsafe {
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        request.ifr_ifru.ifru_mtu
+    };
+    Ok(u32::try_from(mtu).unwrap_or(0))
 }
 
 /// VLANs on top of the interface, in this namespace, by name and number. None when nobody has asked for any.
@@ -194,6 +230,8 @@ mod tests {
     fn loopback_is_known() {
         let facts = facts("lo").unwrap();
         assert!(facts.loopback && facts.index != 0 && facts.mac == [0; 6]);
+        let told = std::fs::read_to_string("/sys/class/net/lo/mtu").unwrap();
+        assert_eq!(facts.mtu.to_string(), told.trim());
         assert!(super::facts("no such one").is_err());
         let addresses = addresses().unwrap();
         assert!(addresses.iter().any(|own| own.address == IpAddr::from([127, 0, 0, 1]) && !own.broadcast));

@@ -4,7 +4,8 @@ use crate::interface::{Address, Facts};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use unbuckle_fastpath_abi::{
-    Config, INTERFACES_MAX, Interface, Local4, Local6, PORTS_MAX, Range4, Range6, VERSION, flag, local,
+    Config, INTERFACES_MAX, Interface, Local4, Local6, MTU_MIN, PORTS_MAX, Ports, Range4, Range6, VERSION,
+    flag, local,
 };
 
 /// A range of allowed sources.
@@ -56,7 +57,7 @@ impl Settings {
         ports.sort_unstable();
         ports.dedup();
         coverage.ports_left_out = ports.len().saturating_sub(PORTS_MAX);
-        config.ports = first(&ports);
+        config.ports = Ports::first(ports.into_iter());
         for own in addresses {
             if !self.add_local(&mut config, own) {
                 coverage.addresses_left_out += 1;
@@ -75,18 +76,16 @@ impl Settings {
     }
 
     /// The ports that are served at an address, in network order.
-    fn ports_at(&self, own: &Address) -> [u16; PORTS_MAX] {
+    fn ports_at(&self, own: &Address) -> Ports {
         let serves = |socket: &&SocketAddr| match (socket.ip(), own.address) {
             (IpAddr::V4(bound), IpAddr::V4(address)) => bound.is_unspecified() || bound == address,
             (IpAddr::V6(bound), IpAddr::V6(address)) => bound.is_unspecified() || bound == address,
             _ => false,
         };
         if own.broadcast {
-            return [0; PORTS_MAX];
+            return Ports::default();
         }
-        let ports: Vec<u16> =
-            self.sockets.iter().filter(serves).map(|socket| socket.port().to_be()).collect();
-        first(&ports)
+        Ports::first(self.sockets.iter().filter(serves).map(|socket| socket.port().to_be()))
     }
 
     fn add_local(&self, config: &mut Config, own: &Address) -> bool {
@@ -108,11 +107,6 @@ impl Settings {
             }
         }
     }
-}
-
-/// The first of some ports, and zeroes.
-fn first(ports: &[u16]) -> [u16; PORTS_MAX] {
-    std::array::from_fn(|at| ports.get(at).copied().unwrap_or(0))
 }
 
 fn push<T>(table: &mut [T], count: &mut u32, entry: T) -> bool {
@@ -169,8 +163,10 @@ fn interface(facts: &Facts) -> Interface {
     if facts.carries_vlans {
         mac = [u8::MAX; 8];
     }
+    // Short packets are sent without a look at the MTU.
+    let is_served = u64::from(facts.mtu) >= MTU_MIN;
     let mut interface = Interface {
-        index: facts.index,
+        index: if is_served { facts.index } else { 0 },
         flags: if facts.loopback { local::LOOPBACK } else { 0 },
         // As the programs read it: four bytes and two.
         mac: u64::from_le_bytes(mac),
@@ -213,13 +209,13 @@ mod tests {
         let (config, coverage) = settings(&["10.0.0.1:11211"]).config(&all, &[]);
         assert_eq!(coverage, Coverage::default());
         assert_eq!((config.locals4_count, config.locals6_count), (2, 1));
-        assert_eq!(config.locals4[0].ports, [0; 4]);
+        assert_eq!(config.locals4[0].ports, Ports::default());
         assert_eq!(config.locals4[0].flags, local::LOOPBACK);
-        assert_eq!(config.locals4[1].ports, [11211u16.to_be(), 0, 0, 0]);
-        assert_eq!((config.locals6[0].flags, config.locals6[0].ports), (local::BOUND, [0; 4]));
+        assert_eq!(config.locals4[1].ports, Ports::first([11211u16.to_be()].into_iter()));
+        assert_eq!((config.locals6[0].flags, config.locals6[0].ports), (local::BOUND, Ports::default()));
         let (config, _) = settings(&["[::]:11211"]).config(&all, &[]);
-        assert_eq!(config.locals6[0].ports, [11211u16.to_be(), 0, 0, 0]);
-        assert_eq!(config.locals4[1].ports, [0; 4]);
+        assert_eq!(config.locals6[0].ports, Ports::first([11211u16.to_be()].into_iter()));
+        assert_eq!(config.locals4[1].ports, Ports::default());
     }
 
     #[test]
@@ -232,6 +228,21 @@ mod tests {
         assert_eq!(config.ranges4[1], Range4::default());
         assert_eq!(config.ranges6[0].mask, [u64::from_ne_bytes([0xfe, 0, 0, 0, 0, 0, 0, 0]), 0]);
         assert_eq!((config.ranges4_count, config.ranges6_count), (2, 1));
+    }
+
+    #[test]
+    fn an_interface_for_short_packets_is_not_served() {
+        let facts = |mtu| Facts {
+            name: "eth0".to_owned(),
+            index: 3,
+            mac: [2; 6],
+            loopback: false,
+            mtu,
+            vlans: Vec::new(),
+            carries_vlans: false,
+        };
+        let index = |mtu| settings(&["0.0.0.0:1"]).config(&[], &[facts(mtu)]).0.interfaces[0].index;
+        assert_eq!([1500, 576, 575, 0].map(index), [3, 3, 0, 0]);
     }
 
     #[test]

@@ -60,20 +60,6 @@ fn passed(rig: &Rig) -> Vec<(&'static str, u64)> {
 }
 
 #[test]
-fn programs_verify_in_bounds() {
-    if !runs_as_root("programs_verify_in_bounds") {
-        return;
-    }
-    let mut rig = rig();
-    for hook in [Hook::Tcx, Hook::Xdp] {
-        let program = rig.loader.load(hook).unwrap();
-        let walked = program.verified_instructions.expect("the kernel tells");
-        println!("{hook:?}: {walked} instructions verified");
-        assert!(walked < 100_000);
-    }
-}
-
-#[test]
 fn values_of_every_length() {
     if !runs_as_root("values_of_every_length") {
         return;

@@ -111,7 +111,8 @@ impl Passwords {
                  other source (no saslauthd, no sasldb)"
             )));
         };
-        let path = PathBuf::from(path);
+        // It is read again by a daemon, which leaves the folder that this may be relative to.
+        let path = std::path::absolute(&path).unwrap_or_else(|_| PathBuf::from(&path));
         read(&path).map_err(|error| unreadable(DATABASE_VARIABLE, &path, &error))?;
         Ok(Some(Passwords { path, form: Form::Database, guesses: Guesses::new() }))
     }

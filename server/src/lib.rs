@@ -93,7 +93,7 @@ fn say(line: &str) {
 }
 
 /// Serves until a signal or a client ends it. Must be called while the process has one thread.
-fn run(options: Options) -> Result<(), Refusal> {
+fn run(mut options: Options) -> Result<(), Refusal> {
     for note in &options.notes {
         say(note);
     }
@@ -103,6 +103,10 @@ fn run(options: Options) -> Result<(), Refusal> {
     let tls = tls.map_err(|error| Refusal::new(exit::USAGE, error))?;
     let (fast_path, mut listening) = prepare_process(&options)?;
     listen::open_files(&mut listening, &options)?;
+    if options.daemon {
+        // From here on, not before: an absolute path may be longer than a socket's may.
+        options.paths_keep();
+    }
     let signals = Signals::listen().map_err(|error| failure("cannot listen to signals", error))?;
     let passwords = Passwords::open(&options)?;
     if let Some(notice) = exposure::notice(&options, &listening, passwords.is_some()) {
@@ -119,15 +123,14 @@ fn run(options: Options) -> Result<(), Refusal> {
     {
         say(&format!("warning: -k has no effect: {error}"));
     }
-    let pid_file = options.pid_file.clone();
-    if let Some(path) = &pid_file {
+    let left_behind = [options.pid_file.clone(), options.unix_socket.clone()];
+    if let Some(path) = &options.pid_file {
         write_pid_file(path);
     }
     let served = serve(options, fast_path, tls, &listening, &signals, passwords);
-    if let Some(path) = &pid_file {
+    for path in left_behind.iter().flatten() {
         let _ = std::fs::remove_file(path);
     }
-    listening.leave();
     served
 }
 

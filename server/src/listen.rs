@@ -64,17 +64,6 @@ pub(crate) struct Listening {
     pub(crate) datagram_doors: Vec<DatagramDoor>,
 }
 
-impl Listening {
-    /// Removes what listening left in the file system.
-    pub(crate) fn leave(&self) {
-        for listener in &self.listeners {
-            if let Place::Unix(path) = &listener.place {
-                let _ = rustix::fs::unlink(path);
-            }
-        }
-    }
-}
-
 pub(crate) fn open(options: &Options) -> Result<Listening, Refusal> {
     let mut listening = Listening::default();
     if let Some(port) = options.tcp_port {

@@ -279,6 +279,11 @@ fn a_vlan_that_comes_and_goes_is_followed() {
     wire.cable.outside.ip("route replace 10.7.0.1/32 via 10.6.0.1").unwrap();
     let mut client = wire.client("10.7.0.1");
     until("a new VLAN is served", || wire.is_served(&mut client, "get key"));
+    // One that takes shorter packets than its interface: the MTU that a program can ask for is the interface's.
+    wire.cable.home.ip("link set veth0.6 mtu 1000").unwrap();
+    until("a VLAN with a small MTU is the daemon's", || !wire.is_served(&mut client, "get key"));
+    wire.cable.home.ip("link set veth0.6 mtu 1500").unwrap();
+    until("it is served again", || wire.is_served(&mut client, "get key"));
     // Another MAC address: what comes in there is not for this host until the tag is off.
     for namespace in [&wire.cable.home, &wire.cable.outside] {
         namespace.ip("link set veth0.6 down").unwrap();

@@ -29,6 +29,8 @@ const VERSION: u64 = (1 << 56) - 1;
 /// Where the version word says which slot's item is being overwritten: 0 none, else the slot plus 1.
 const OVERWRITTEN_SHIFT: u32 = 57;
 const OVERWRITTEN: u64 = 0xf << OVERWRITTEN_SHIFT;
+/// Where a byte of word 3 has the tag's two more bits.
+const EXTRA_SHIFT: u32 = 5;
 const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 const ONES: u64 = 0x0101_0101_0101_0101;
 
@@ -162,10 +164,12 @@ impl<'a> Line<'a> {
         State(self.load(0))
     }
 
-    /// The slots whose tag is `tag` (not 0).
+    /// The slots whose tag is this one: eight bits (not 0), and two more.
     #[inline(always)]
-    pub fn tagged(self, tag: u8) -> Slots {
-        zero_bytes(self.load(1) ^ ONES.wrapping_mul(u64::from(tag)))
+    pub fn tagged(self, (tag, extra): (u8, u8)) -> Slots {
+        let different = self.load(1) ^ ONES.wrapping_mul(u64::from(tag));
+        let extra_different = self.load(3) ^ ONES.wrapping_mul(u64::from((extra & 3) << EXTRA_SHIFT));
+        zero_bytes(different | extra_different & (ONES * (3 << EXTRA_SHIFT)))
     }
 
     /// The slots that hold no entry.
@@ -194,7 +198,7 @@ impl<'a> Line<'a> {
         let low = self.low(slot);
         Entry {
             offset: u64::from(low) | (high & 0x1f) << 32,
-            extra: (high >> 5) as u8 & 3,
+            extra: (high >> EXTRA_SHIFT) as u8 & 3,
             away: high >> 7 != 0,
         }
     }
@@ -274,7 +278,9 @@ impl<'a> Change<'a> {
     #[inline]
     pub fn put(&self, slot: usize, tag: u8, entry: Entry) {
         self.put_low(slot, entry.offset as u32);
-        let high = ((entry.offset >> 32) & 0x1f) as u8 | (entry.extra & 3) << 5 | u8::from(entry.away) << 7;
+        let high = ((entry.offset >> 32) & 0x1f) as u8
+            | (entry.extra & 3) << EXTRA_SHIFT
+            | u8::from(entry.away) << 7;
         self.put_byte(3, slot, high);
         self.put_byte(1, slot, tag);
     }
@@ -342,7 +348,7 @@ mod tests {
             change.put(slot, 1 + slot as u8, entry);
             change.close();
             assert_eq!(line.entry(slot), entry);
-            assert_eq!(line.tagged(1 + slot as u8).collect_one(), Some(slot));
+            assert_eq!(line.tagged((1 + slot as u8, slot as u8 & 3)).collect_one(), Some(slot));
         }
         assert!(line.free().is_empty());
         let change = line.open();
@@ -367,15 +373,16 @@ mod tests {
         let line = Line(&words);
         let change = line.open();
         for (slot, tag) in [5u8, 4, 5, 6, 0xff, 1, 0x80, 0x7f].into_iter().enumerate() {
-            change.put(slot, tag, Entry { offset: 8, extra: 0, away: false });
+            // The other bits of the byte that holds `extra` must not matter.
+            let entry = Entry { offset: (slot as u64) << 32 | 8, extra: slot as u8 >> 1 & 3, away: slot > 3 };
+            change.put(slot, tag, entry);
         }
         change.close();
-        for tag in 1..=255u8 {
-            for slot in line.tagged(tag) {
-                assert_eq!(line.tag(slot), tag);
-            }
+        for (tag, extra) in (1..=255u8).flat_map(|tag| (0..4).map(move |extra| (tag, extra))) {
+            let expected =
+                (0..SLOTS).filter(|&slot| (line.tag(slot), line.entry(slot).extra) == (tag, extra));
+            assert!(line.tagged((tag, extra)).eq(expected));
         }
-        assert_eq!(line.tagged(5).count(), 2);
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn read(memory: &Memory) -> Option<Option<(u64, u64)>> {
     if state.is_odd() {
         return None;
     }
-    let found = line.tagged(TAG).next().map(|slot| {
+    let found = line.tagged((TAG, 0)).next().map(|slot| {
         assert!(slot < 8);
         (memory.item[0].load(Ordering::Relaxed), memory.item[1].load(Ordering::Relaxed))
     });
@@ -120,7 +120,7 @@ fn a_moved_entry_is_found_or_the_miss_is_torn() {
         let lines = [Line(&to.line), Line(&from.line)];
         let states = lines.map(|line| line.begin_read());
         if states.iter().all(|state| !state.is_odd()) {
-            let found = lines.iter().any(|line| line.tagged(TAG).next().is_some());
+            let found = lines.iter().any(|line| line.tagged((TAG, 0)).next().is_some());
             let valid = lines.iter().zip(states).all(|(line, state)| line.unchanged(state));
             assert!(found || !valid, "a present key was missed");
         }

@@ -9,7 +9,7 @@
 //! What no check can find is a changed byte of a value: a record has no checksum. Whether the bytes can still be
 //! trusted (the same boot, or a sealed header) is for the door to decide, by [`left`].
 
-use crate::chunks::CHUNK_DATA_BYTES;
+use crate::chunks::{CHUNK_DATA_BYTES, Chain};
 use crate::classes::Event;
 use crate::pages::{Page, Use};
 use crate::pin::LINKED;
@@ -262,6 +262,27 @@ impl<'r> Store<'r> {
         if needed > u64::from(index_pages) { Err(Unusable::Damaged) } else { Ok(()) }
     }
 
+    /// The chunks that this describes are there, may be chunks, and have the anchor among them.
+    fn is_chain(&self, chain: &Chain) -> bool {
+        let chunks = chain.chunks();
+        let chunks_max = u64::from(self.region.pages()) * u64::from(self.chunks_a_page());
+        if chunks == 0 || chunks > chunks_max || chain.skipped as usize >= CHUNK_DATA_BYTES {
+            return false;
+        }
+        let (mut number, mut anchored) = (chain.first, false);
+        for position in 1..=chunks {
+            let usable = self.chunk_page(number).is_some_and(|(page_number, page, _)| {
+                page_number != 0 && matches!(page.used_for(), Use::Free | Use::Chunks)
+            });
+            if !usable || (position == chunks && number != chain.last) {
+                return false;
+            }
+            anchored |= number == chain.anchor;
+            number = self.next_chunk(number);
+        }
+        anchored
+    }
+
     /// New stamps are above every one that was ever drawn.
     fn adopt_stamps(&self, sealed: bool, newest: u64, now_s: u32) {
         // Stamps that nobody has kept may have been drawn in the second of the crash.
@@ -355,7 +376,7 @@ impl<'s, 'r> Adoption<'s, 'r> {
         let [home, ..] = places;
         let entry = line.entry(slot);
         let twin = |line: Line<'r>, except: Option<usize>| {
-            let mut tagged = line.tagged(line_tag(proven.hash));
+            let mut tagged = line.tagged(index::tag(proven.hash));
             tagged.any(|other| Some(other) != except && line.entry(other).offset == proven.offset)
         };
         if !places.contains(&number) || twin(line, Some(slot)) {
@@ -410,28 +431,17 @@ impl<'s, 'r> Adoption<'s, 'r> {
     fn take_chain(&mut self, offset: u64, head: &Head) -> bool {
         let store = self.worker.store();
         let chain = store.chain_at(offset, head);
-        let chunks = chain.value_len.div_ceil(CHUNK_DATA_BYTES as u64);
-        if chunks == 0 || chunks > u64::from(store.region.pages()) * u64::from(store.chunks_a_page()) {
+        if !store.is_chain(&chain) {
             return false;
         }
-        let mut number = chain.first;
-        for position in 1..=chunks {
-            let usable = store.chunk_page(number).is_some_and(|(page_number, page, _)| {
-                page_number != 0 && matches!(page.used_for(), Use::Free | Use::Chunks)
-            });
-            let next = store.next_chunk(number);
-            let ends = position == chunks;
-            if !usable || (!ends && next == 0) || (ends && number != chain.last) {
-                return false;
-            }
-            if let Some(link) = store.chunk_word(number, 0).filter(|_| ends && next != 0) {
-                // Whoever was appending to it has died before the item knew.
-                link.store(0, Ordering::Relaxed);
-            }
-            number = next;
+        if let Some(link) = store.chunk_word(chain.last, 0)
+            && link.load(Ordering::Relaxed) != u64::from(chain.first)
+        {
+            // Whoever was lengthening it has died before the item knew.
+            link.store(chain.first.into(), Ordering::Relaxed);
         }
-        number = chain.first;
-        for _ in 0..chunks {
+        let mut number = chain.first;
+        for _ in 0..chain.chunks() {
             let Some((_, page, at)) = store.chunk_page(number) else { break };
             if page.used_for() == Use::Free {
                 page.use_set(Use::Chunks);
@@ -443,7 +453,7 @@ impl<'s, 'r> Adoption<'s, 'r> {
             }
             number = store.next_chunk(number);
         }
-        if let Some(holders) = store.chunk_word(chain.first, 1)
+        if let Some(holders) = store.chunk_word(chain.anchor, 1)
             && holders.load(Ordering::Relaxed) != LINKED
         {
             holders.store(LINKED, Ordering::Relaxed);
@@ -459,8 +469,4 @@ impl<'s, 'r> Adoption<'s, 'r> {
         change.close();
         self.adopted.dropped += 1;
     }
-}
-
-fn line_tag(hash: u64) -> u8 {
-    index::tag(hash).0
 }

@@ -1,8 +1,10 @@
 //! Large values: chains of 4 KiB chunks, outside the log. What the log holds of such an item describes its chain, so
 //! that moving the item moves a few dozen bytes.
 //!
-//! A chunk's first word is the number of the next chunk plus 1 (0 at the end); in the chain's first chunk the second
-//! word says who holds the chain. Whoever lets go last frees it. Chunks are only ever read under a pin or before the chain is linked, so their bytes are never validated.
+//! A chunk's first word is the number of the next chunk plus 1. The last one's is the first: a chain is a ring, so that it can
+//! be lengthened at both ends ([`crate::join`]) and freed by whoever knows any chunk of it. The chunk that was its first one
+//! when it was made stays its *anchor*: the second word there says who holds the chain. Whoever lets go last frees it.
+//! Chunks are only ever read under a pin or before the chain is linked, so their bytes are never validated.
 //!
 //! Here are chunks and chains. [`crate::upload`] fills them, [`crate::pin`] reads them, [`crate::join`] makes new ones of old.
 
@@ -27,20 +29,35 @@ const CHAIN_BYTES: usize = 24;
 /// Chunks of freed chains that one step gives back.
 const CHUNKS_PER_STEP: u32 = 64;
 
-/// A chain as an item's record describes it.
+/// A chain as an item's record describes it: so much of a ring as the item's value fills. What lies in front of it in the
+/// first chunk, behind it in the last one, and between the last and the first is nobody's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) value_len: u64,
+    /// Bytes of the first chunk in front of the value; less than a chunk's data.
+    pub(crate) skipped: u32,
     /// Number of the first chunk plus 1; 0 if there is none.
-    pub(crate) first: u64,
-    pub(crate) last: u64,
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+    /// The chunk that knows who holds the chain.
+    pub(crate) anchor: u32,
 }
+
+/// Lengths take less than this many bits, and numbers of chunks less than 32: the words of a region are numbered with 37.
+const LEN_BITS: u32 = 48;
 
 impl Chain {
     pub(crate) fn encode(self) -> [u8; CHAIN_BYTES] {
         let mut out = [0; CHAIN_BYTES];
         let (words, _) = out.as_chunks_mut::<8>();
-        for (to, word) in words.iter_mut().zip([self.value_len, self.first, self.last]) {
+        // Nothing for an anchor in its usual place: such a description is the one that earlier versions wrote.
+        let anchor = if self.anchor == self.first { 0 } else { self.anchor };
+        let described = [
+            self.value_len | u64::from(self.skipped) << LEN_BITS,
+            u64::from(self.first) | u64::from(anchor) << 32,
+            u64::from(self.last),
+        ];
+        for (to, word) in words.iter_mut().zip(described) {
             *to = word.to_le_bytes();
         }
         out
@@ -48,7 +65,25 @@ impl Chain {
 
     fn decode(bytes: &[u8]) -> Chain {
         let word = |i: usize| bytes.as_chunks::<8>().0.get(i).map_or(0, |word| u64::from_le_bytes(*word));
-        Chain { value_len: word(0), first: word(1), last: word(2) }
+        let (first, anchor) = (word(1) as u32, (word(1) >> 32) as u32);
+        Chain {
+            value_len: word(0) & ((1 << LEN_BITS) - 1),
+            skipped: (word(0) >> LEN_BITS) as u32,
+            first,
+            last: u32::try_from(word(2)).unwrap_or(0),
+            anchor: if anchor == 0 { first } else { anchor },
+        }
+    }
+
+    /// Chunks that the value lies in.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.value_len.saturating_add(self.skipped.into()).div_ceil(CHUNK_DATA_BYTES as u64)
+    }
+
+    /// Where in the last chunk's data the value ends: 1 to all of it.
+    pub(crate) fn end(&self) -> u32 {
+        let end = self.value_len.saturating_add(self.skipped.into()) % CHUNK_DATA_BYTES as u64;
+        if end == 0 { CHUNK_DATA_BYTES as u32 } else { end as u32 }
     }
 }
 
@@ -58,7 +93,7 @@ pub(crate) struct Chunks {
     lock: Lock,
     /// Pages with a free chunk: a list.
     partial: AtomicU32,
-    /// Freed chains, linked through the second word of their first chunks.
+    /// Freed chains, rings no longer, linked through the second word of their first chunks.
     returned: AtomicU64,
     pub(crate) in_uploads: AtomicU64,
     pub(crate) pinned_bytes: AtomicU64,
@@ -71,28 +106,35 @@ impl Chunks {
 }
 
 impl<'r> Store<'r> {
-    pub(crate) fn chunk(&self, number: u64) -> Option<&'r [AtomicU64]> {
-        let index = number.checked_sub(1)?;
+    pub(crate) fn chunk(&self, number: u32) -> Option<&'r [AtomicU64]> {
+        let index = u64::from(number.checked_sub(1)?);
         self.region.run(index << CHUNK_WORDS_LOG2, CHUNK_WORDS)
     }
 
-    pub(crate) fn chunk_word(&self, number: u64, word: usize) -> Option<&'r AtomicU64> {
+    pub(crate) fn chunk_word(&self, number: u32, word: usize) -> Option<&'r AtomicU64> {
         self.chunk(number)?.get(word)
     }
 
-    pub(crate) fn next_chunk(&self, number: u64) -> u64 {
-        self.chunk_word(number, 0).map_or(0, |word| word.load(Ordering::Relaxed))
+    pub(crate) fn next_chunk(&self, number: u32) -> u32 {
+        self.chunk_word(number, 0).map_or(0, number_in)
     }
 
-    pub(crate) fn chunk_page(&self, number: u64) -> Option<(u32, &Page, usize)> {
+    /// The chunk behind `number`, if there is one of that number, is `next` from now on.
+    pub(crate) fn link_chunks(&self, number: u32, next: u32) {
+        if let Some(link) = self.chunk_word(number, 0) {
+            link.store(next.into(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn chunk_page(&self, number: u32) -> Option<(u32, &Page, usize)> {
         let index = number.checked_sub(1)?;
         let log2 = self.region.page_words_log2() - CHUNK_WORDS_LOG2;
-        let page = (index >> log2) as u32;
+        let page = index >> log2;
         Some((page, self.page(page)?, (index & ((1 << log2) - 1)) as usize))
     }
 
     /// Takes a chunk: from a chain on its way back, from a page that has some, from a new page.
-    pub(crate) fn take_chunk(&self) -> Option<u64> {
+    pub(crate) fn take_chunk(&self) -> Option<u32> {
         let _guard = self.chunks.lock.lock(self.relax);
         if let Some(number) = self.take_returned() {
             return Some(number);
@@ -109,13 +151,13 @@ impl<'r> Store<'r> {
                 continue;
             }
             bits.store(free & (free - 1), Ordering::Relaxed);
-            let index = word as u64 * 64 + u64::from(free.trailing_zeros());
+            let index = word as u32 * 64 + free.trailing_zeros();
             page.filled.store(page.filled.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             if page.free_chunks.iter().all(|bits| bits.load(Ordering::Relaxed) == 0) {
                 self.unlist_chunk_page(page_number, page);
             }
             let log2 = self.region.page_words_log2() - CHUNK_WORDS_LOG2;
-            return Some((u64::from(page_number) << log2 | index) + 1);
+            return Some((page_number << log2 | index) + 1);
         }
         None
     }
@@ -174,28 +216,32 @@ impl<'r> Store<'r> {
     }
 
     /// The next chunk of the chains on their way back. The chunks' lock is held.
-    fn take_returned(&self) -> Option<u64> {
-        let number = self.chunks.returned.load(Ordering::Relaxed);
+    fn take_returned(&self) -> Option<u32> {
+        let number = number_in(&self.chunks.returned);
         let chunk = self.chunk(number)?;
-        let (next, other) = (chunk.first()?.load(Ordering::Relaxed), chunk.get(1)?.load(Ordering::Relaxed));
+        let (next, other) = (number_in(chunk.first()?), number_in(chunk.get(1)?));
         let following = match self.chunk_word(next, 1) {
             Some(word) => {
                 // The rest of this chain stands first now.
-                word.store(other, Ordering::Relaxed);
+                word.store(other.into(), Ordering::Relaxed);
                 next
             }
             None => other,
         };
-        self.chunks.returned.store(following, Ordering::Relaxed);
+        self.chunks.returned.store(following.into(), Ordering::Relaxed);
         Some(number)
     }
 
-    /// A chain that nobody holds any more: its chunks are free, in the end.
+    /// A chain that nobody holds any more: its chunks are free, in the end. Who returns it may know less of it than there
+    /// is: the ring is cut behind its anchor.
     pub(crate) fn return_chain(&self, chain: &Chain) {
-        let Some(second) = self.chunk_word(chain.first, 1) else { return };
+        let Some(link) = self.chunk_word(chain.anchor, 0) else { return };
+        let front = number_in(link);
+        let Some(second) = self.chunk_word(front, 1) else { return };
         let _guard = self.chunks.lock.lock(self.relax);
+        link.store(0, Ordering::Relaxed);
         second.store(self.chunks.returned.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.chunks.returned.store(chain.first, Ordering::Relaxed);
+        self.chunks.returned.store(front.into(), Ordering::Relaxed);
     }
 
     /// Gives back chunks of freed chains, and pages that have become empty. True if there are more.
@@ -212,7 +258,7 @@ impl<'r> Store<'r> {
         true
     }
 
-    fn free_chunk(&self, number: u64) {
+    fn free_chunk(&self, number: u32) {
         let Some((page_number, page, index)) = self.chunk_page(number) else { return };
         let was_full = page.free_chunks.iter().all(|bits| bits.load(Ordering::Relaxed) == 0);
         if let Some(bits) = page.free_chunks.get(index / 64) {
@@ -243,6 +289,11 @@ impl<'r> Store<'r> {
             || self.chunks.partial.load(Ordering::Relaxed) != NONE
             || self.pool.free() > RESERVE
     }
+}
+
+/// The number in a link: none if it can't be one.
+fn number_in(link: &AtomicU64) -> u32 {
+    u32::try_from(link.load(Ordering::Relaxed)).unwrap_or(0)
 }
 
 /// The value's length as the item's reader is to see it.

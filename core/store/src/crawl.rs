@@ -4,6 +4,7 @@
 use crate::Worker;
 use crate::classes::Event;
 use crate::counts::Count;
+use crate::insert::Arrival;
 use crate::lock::Lock;
 use crate::pages::Page;
 use crate::read::Place;
@@ -21,6 +22,8 @@ const PAGES_PER_STEP: u32 = 256;
 const LINES_PER_STEP: u64 = 64;
 /// Seconds after which a sweep is due; less than the age at which "last used" must be forgotten.
 const SWEEP_EVERY_S: u32 = 600;
+/// The same if the index has changed its size since the last one: lines were fuller then, and still say that they spill.
+const SWEEP_AFTER_GROWTH_S: u32 = 30;
 
 /// How far the crawler is.
 #[derive(Debug, Default)]
@@ -192,9 +195,11 @@ impl<'s, 'r> Worker<'s, 'r> {
         let phase = state.phase.load(Ordering::Relaxed);
         if phase == 0 {
             let lines = store.region.load(header::LINES);
-            let grown = lines > state.last_lines.load(Ordering::Relaxed) / 8 * 9;
+            let last_lines = state.last_lines.load(Ordering::Relaxed);
+            let grown = lines > last_lines / 8 * 9;
+            let every_s = if lines == last_lines { SWEEP_EVERY_S } else { SWEEP_AFTER_GROWTH_S };
             // (Another worker may be a second ahead.)
-            let due = self.now_s.saturating_sub(state.last_s.load(Ordering::Relaxed)) >= SWEEP_EVERY_S;
+            let due = self.now_s.saturating_sub(state.last_s.load(Ordering::Relaxed)) >= every_s;
             if grown || due {
                 state.line.store(0, Ordering::Relaxed);
                 state.phase.store(1, Ordering::Relaxed);
@@ -245,19 +250,29 @@ impl<'s, 'r> Worker<'s, 'r> {
                 line.mark_set(slot, access.aged(self.now_s).0);
             }
             if line.entry(slot).away {
-                self.sweep_spilled(line, slot, number);
+                self.sweep_guest(line, slot, number);
             }
         }
     }
 
-    /// An entry away from home: its home keeps the spill flag.
-    fn sweep_spilled(&self, line: Line<'_>, slot: usize, number: u64) {
+    /// An entry away from home goes there if there is room by now (the index has grown since, or others have left), else
+    /// its home keeps the spill flag.
+    fn sweep_guest(&mut self, line: Line<'_>, slot: usize, number: u64) {
         let store = self.store;
-        let Some(hash) = store.hash_at(line.entry(slot).offset) else { return };
-        let home = index::place(hash, 0, store.region.load(header::LINES));
-        if home != number
-            && let Some(home) = store.region.line(home)
-        {
+        let offset = line.entry(slot).offset;
+        let Some(hash) = store.hash_at(offset) else { return };
+        let lines = store.region.load(header::LINES);
+        let home = index::place(hash, 0, lines);
+        if home == number {
+            return;
+        }
+        let arrival = Arrival { hash, offset, access: Access(line.mark(slot)) };
+        if self.put(&arrival, 0, home, lines) {
+            // In first, out second, as in `make_room`.
+            let change = line.open();
+            change.clear(slot, 0);
+            change.close();
+        } else if let Some(home) = store.region.line(home) {
             let change = home.open();
             change.next_spill(store.region.load(header::SWEEPS), true);
             change.close();

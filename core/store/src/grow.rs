@@ -226,6 +226,33 @@ mod tests {
         assert_eq!(store.counts().index_evictions, 0);
     }
 
+    /// Some time after the index has reached its size, entries are away from home only where home is full.
+    #[test]
+    fn guests_go_home_when_there_is_room() {
+        let store = store(&options(16 << 20), 1);
+        let mut worker = store.worker(0).unwrap();
+        let item = NewItem::plain(b"");
+        for i in 0..100_000u64 {
+            worker.set(&worker.key(&i.to_le_bytes()).unwrap(), &item, Condition::Always).unwrap();
+        }
+        // The guests that a sweep sends home make room for others, whom the next one meets.
+        for now_s in [1000, 2000] {
+            worker.now_set(now_s);
+            while worker.maintain() {}
+        }
+        check(store, 100_000);
+        let sweeps = store.region.load(header::SWEEPS);
+        let lines = || (0..store.region.load(header::LINES)).map(|number| store.region.line(number).unwrap());
+        let spilled = lines().filter(|line| line.state().spilled(sweeps));
+        let (spilled, with_room) = spilled.fold((0, 0), |(spilled, with_room), line| {
+            (spilled + 1, with_room + usize::from(!line.free().is_empty()))
+        });
+        // Six a line on average: 15.3 % of lines would be the home of more than eight if all units were equally full.
+        let lines = lines().count();
+        assert!(spilled * 100 < lines * 18, "{spilled} of {lines}");
+        assert!(with_room * 100 < lines, "{with_room} of {spilled}");
+    }
+
     #[test]
     fn entries_stay_within_reach() {
         let store = store(&options(16 << 20), 1);

@@ -60,7 +60,7 @@ impl<'s, 'r> Worker<'s, 'r> {
     }
 
     /// Puts the entry into line `number`, its choice `choice`, if a slot is free there.
-    fn put(&mut self, arrival: &Arrival, choice: usize, number: u64, lines: u64) -> bool {
+    pub(crate) fn put(&mut self, arrival: &Arrival, choice: usize, number: u64, lines: u64) -> bool {
         let Some(line) = self.store.region.line(number) else { return false };
         let Some(slot) = free_slot(line, arrival.hash) else { return false };
         let (tag, extra) = index::tag(arrival.hash);

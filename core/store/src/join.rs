@@ -1,9 +1,10 @@
 //! A large value that becomes another: append and prepend, and whatever else keeps a part of the old one.
 //!
-//! What is appended goes behind the end of the chain that is there, so that it costs what is appended: the rest of the last
-//! chunk and the link behind it are nobody's, as every reader stops where its own value ends. They are written under the
-//! stripe's lock, a chunk's worth at most, just before the item's new description takes the old one's place.
-//! What is put in front, and what makes a small value large, is a new chain, copied in one request.
+//! What is appended goes behind the end of the chain that is there, what is prepended in front of its beginning, so that it
+//! costs what is added: the rest of the last chunk, the front of the first one and the link from the one to the other are
+//! nobody's, as every reader keeps to its own value. They are written under the stripe's lock, a chunk's worth at most,
+//! just before the item's new description takes the old one's place.
+//! What makes a small value large is a new chain, copied in one request.
 
 use crate::chunks::{CHUNK_DATA_BYTES, Chain};
 use crate::counts::Count;
@@ -15,7 +16,6 @@ use crate::write::{Committed, Read};
 use crate::{Item, Key, Refused, Rewrite, Rewritten, Worker};
 use core::ops::Range;
 use unbuckle_layout::item::{Head, option};
-use unbuckle_layout::sync::Ordering;
 
 /// Where [`Worker::finish_join`] puts the uploaded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,10 +152,10 @@ impl<'r> Worker<'_, 'r> {
             return self.make_copy(key, read, head, [&join.before, &kept, &join.after]);
         }
         let Some(pin) = self.pin_read(key, read) else { return Ok(Committed::Changed) };
-        let made = if join.before.len() == 0 {
-            self.lengthen(key, read, head, &pin.chain, &join.after)
-        } else {
-            self.make_copy(key, read, head, [&join.before, &Piece::Large(pin.chain), &join.after])
+        let made = match (join.before.len(), join.after.len()) {
+            (0, _) => self.lengthen(key, read, head, &pin.chain, Side::After, &join.after),
+            (_, 0) => self.lengthen(key, read, head, &pin.chain, Side::Before, &join.before),
+            _ => self.make_copy(key, read, head, [&join.before, &Piece::Large(pin.chain), &join.after]),
         };
         self.unpin(pin);
         made
@@ -200,7 +200,7 @@ impl<'r> Worker<'_, 'r> {
         committed
     }
 
-    /// The chain `old`, with `added` behind its end.
+    /// The chain `old`, with `added` behind its end or in front of it.
     #[inline(never)]
     fn lengthen(
         &mut self,
@@ -208,37 +208,61 @@ impl<'r> Worker<'_, 'r> {
         read: &Read<'r>,
         head: Head,
         old: &Chain,
+        side: Side,
         added: &Piece<'_>,
     ) -> Result<Committed, Refused> {
         let value_len = old.value_len.saturating_add(added.len());
         if !self.store.fits(key.bytes.len(), value_len) {
             return Err(Refused::TooLarge);
         }
-        let near = added.len().min(old.room());
-        // What does not go into the last chunk gets chunks while nothing is locked.
-        let mut far = self.begin_upload(key.bytes.len(), added.len() - near)?;
-        if let Err(refused) = self.copy_piece(&mut far, added, near..added.len()) {
-            self.abort_upload(far);
-            return Err(refused);
-        }
-        self.settle(&far);
-        let last = if far.chain.last == 0 { old.last } else { far.chain.last };
-        let chain = Chain { value_len, first: old.first, last };
+        let near = added.len().min(old.room(side));
+        let far = self.upload_far(side, added, near)?;
+        let chain = lengthened(old, side, &far, added.len());
         let committed = self.stage_chain(key, read, head, &chain).and_then(|staged| {
             self.commit_after(key, staged, read.expect(), |worker| {
-                let mut end = Upload::behind(old, near, worker.store);
-                // Its chunk is there: nothing can be missing.
-                let _ = worker.copy_piece(&mut end, added, 0..near);
-                if let Some(link) = worker.store.chunk_word(old.last, 0) {
-                    link.store(far.chain.first, Ordering::Relaxed);
-                }
+                worker.attach(old, side, added, near, &far);
                 worker.store.lengthen_pins(&chain);
             })
         });
         if !matches!(committed, Ok(Committed::Done { .. })) {
-            self.store.release_chain(&far.chain);
+            self.store.release_chain(&far);
         }
         committed
+    }
+
+    /// Chunks for what does not go into the old chain's own, all but `near` bytes, while nothing is locked.
+    #[inline(never)]
+    fn upload_far(&mut self, side: Side, added: &Piece<'_>, near: u64) -> Result<Chain, Refused> {
+        let len = added.len().saturating_sub(near);
+        let (mut far, bytes) = match side {
+            Side::Before => (Upload::before(len), 0..len),
+            Side::After => (Upload::of(len), near..added.len()),
+        };
+        if let Err(refused) = self.copy_piece(&mut far, added, bytes) {
+            self.abort_upload(far);
+            return Err(refused);
+        }
+        self.settle(&far);
+        Ok(far.chain)
+    }
+
+    /// Puts `near` bytes into the old chain's chunk at that side, and links `far` to it. The stripe is locked.
+    #[inline(never)]
+    fn attach(&mut self, old: &Chain, side: Side, added: &Piece<'_>, near: u64, far: &Chain) {
+        let (mut upload, bytes) = match side {
+            Side::Before => (Upload::in_front(old, near), added.len().saturating_sub(near)..added.len()),
+            Side::After => (Upload::behind(old, near), 0..near),
+        };
+        // Its chunk is there: nothing can be missing.
+        let _ = self.copy_piece(&mut upload, added, bytes);
+        if far.first != 0 {
+            let (before, behind) = match side {
+                Side::Before => (far, old),
+                Side::After => (old, far),
+            };
+            self.store.link_chunks(before.last, behind.first);
+            self.store.link_chunks(behind.last, before.first);
+        }
     }
 
     #[inline(never)]
@@ -292,9 +316,22 @@ impl<'r> Worker<'_, 'r> {
 }
 
 impl Chain {
-    /// Bytes that the last chunk still has room for.
-    fn room(&self) -> u64 {
-        let filled = self.value_len % CHUNK_DATA_BYTES as u64;
-        if filled == 0 { 0 } else { CHUNK_DATA_BYTES as u64 - filled }
+    /// Bytes that the chunk at that side still has room for.
+    fn room(&self, side: Side) -> u64 {
+        match side {
+            Side::Before => self.skipped.into(),
+            Side::After => (CHUNK_DATA_BYTES as u64).saturating_sub(self.end().into()),
+        }
+    }
+}
+
+/// The chain that `old` becomes with `len` bytes more, of which those that got chunks of their own are in `far`.
+fn lengthened(old: &Chain, side: Side, far: &Chain, len: u64) -> Chain {
+    let value_len = old.value_len.saturating_add(len);
+    match (side, far.first) {
+        (Side::Before, 0) => Chain { value_len, skipped: old.skipped.saturating_sub(len as u32), ..*old },
+        (Side::Before, first) => Chain { value_len, skipped: far.skipped, first, ..*old },
+        (Side::After, 0) => Chain { value_len, ..*old },
+        (Side::After, _) => Chain { value_len, last: far.last, ..*old },
     }
 }

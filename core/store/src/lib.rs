@@ -421,6 +421,10 @@ impl<'r> Store<'r> {
     }
 }
 
+/// An index of fewer lines is the smallest kind, one of as many or more is a large one: see [`Fullness::of`].
+const SMALL_LINES: u64 = 2 * index::LINES_MIN;
+const LARGE_LINES: u64 = 8 * index::LINES_MIN;
+
 /// How full the index may become before it grows.
 struct Fullness {
     /// On average over all lines. Six is three quarters of the slots: more would make more lookups touch a second
@@ -431,14 +435,16 @@ struct Fullness {
 }
 
 impl Fullness {
-    /// The stripes of a small index differ much: it is kept emptier.
+    /// The stripes of a small index differ much, and have few slots to make up for it: it is kept emptier. (With eight lines a
+    /// stripe and five items a line, one fill in forty would leave some stripe full.)
     #[inline]
     fn of(lines: u64) -> Fullness {
-        if lines < 8 * index::LINES_MIN {
-            Fullness { items_a_line: 4, items_a_line_of_a_stripe: 5 }
-        } else {
-            Fullness { items_a_line: 6, items_a_line_of_a_stripe: 7 }
-        }
+        let items_a_line = match lines {
+            ..SMALL_LINES => 4,
+            SMALL_LINES..LARGE_LINES => 5,
+            _ => 6,
+        };
+        Fullness { items_a_line, items_a_line_of_a_stripe: items_a_line + 1 }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Who holds a chain: the index, and pins. A large value that is pinned stays as it is, whatever becomes of its item, until
 //! it is unpinned; whoever lets go last frees it.
 //!
-//! A chain may be longer than its holder knows: what is appended to a value goes behind its end (see [`crate::join`]). So a
-//! pin reads as many bytes as its value had, and a chain's end is where its links end.
+//! A chain may be longer than its holder knows: what is appended to a value goes behind its end, what is prepended in front
+//! (see [`crate::join`]). So a pin begins where its value began, and reads as many bytes as that had.
 
 use crate::chunks::{CHUNK_BYTES, CHUNK_DATA_BYTES, CHUNK_HEAD_WORDS, Chain};
 use crate::{Item, Key, Mark, Store, Worker};
@@ -11,7 +11,7 @@ use unbuckle_layout::bytes;
 use unbuckle_layout::item::option;
 use unbuckle_layout::sync::{AtomicU64, Ordering};
 
-/// The second word of a chain's first chunk: the index holds it.
+/// The second word of a chain's anchor: the index holds it.
 pub(crate) const LINKED: u64 = 1 << 63;
 /// The same word: how many pins hold it.
 const PINS: u64 = (1 << 32) - 1;
@@ -23,7 +23,7 @@ const CHUNKS_SHIFT: u32 = 32;
 pub struct Pin {
     pub(crate) chain: Chain,
     /// Where the last read ended: a chunk (number plus 1) and its position in the chain.
-    chunk: u64,
+    chunk: u32,
     index: u64,
 }
 
@@ -45,7 +45,7 @@ fn pinned_chunks(holders: u64) -> u64 {
 
 /// What of a chain is pinned, in the form of its holders.
 fn chunks_of(chain: &Chain) -> u64 {
-    chain.value_len.div_ceil(CHUNK_DATA_BYTES as u64).min(pinned_chunks(u64::MAX)) << CHUNKS_SHIFT
+    chain.chunks().min(pinned_chunks(u64::MAX)) << CHUNKS_SHIFT
 }
 
 impl Store<'_> {
@@ -56,7 +56,7 @@ impl Store<'_> {
             let chunks = if holders & PINS == 0 { chunks_of(&chain) } else { 0 };
             Some((holders + 1) | chunks)
         };
-        let holders = self.chunk_word(chain.first, 1)?;
+        let holders = self.chunk_word(chain.anchor, 1)?;
         let before = holders.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pin).unwrap_or(0);
         if before & PINS == 0 {
             let pinned_bytes = pinned_chunks(chunks_of(&chain)) * CHUNK_BYTES;
@@ -69,7 +69,7 @@ impl Store<'_> {
     pub(crate) fn lengthen_pins(&self, chain: &Chain) {
         let lengthen =
             |holders: u64| (holders & PINS != 0).then(|| (holders & (LINKED | PINS)) | chunks_of(chain));
-        let Some(holders) = self.chunk_word(chain.first, 1) else { return };
+        let Some(holders) = self.chunk_word(chain.anchor, 1) else { return };
         if let Ok(before) = holders.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lengthen) {
             let more = pinned_chunks(chunks_of(chain)).saturating_sub(pinned_chunks(before));
             self.chunks.pinned_bytes.fetch_add(more * CHUNK_BYTES, Ordering::Relaxed);
@@ -78,7 +78,7 @@ impl Store<'_> {
 
     /// The index lets go of a chain.
     pub(crate) fn release_chain(&self, chain: &Chain) {
-        let Some(holders) = self.chunk_word(chain.first, 1) else { return };
+        let Some(holders) = self.chunk_word(chain.anchor, 1) else { return };
         if holders.fetch_sub(LINKED, Ordering::AcqRel) & PINS == 0 {
             self.return_chain(chain);
         }
@@ -89,7 +89,7 @@ impl Store<'_> {
             let others = (holders & PINS).saturating_sub(1);
             Some(if others == 0 { holders & LINKED } else { (holders & !PINS) | others })
         };
-        let Some(holders) = self.chunk_word(chain.first, 1) else { return };
+        let Some(holders) = self.chunk_word(chain.anchor, 1) else { return };
         let before = holders.fetch_update(Ordering::AcqRel, Ordering::Relaxed, unpin).unwrap_or(0);
         if before & PINS == 1 {
             self.chunks.pinned_bytes.fetch_sub(pinned_chunks(before) * CHUNK_BYTES, Ordering::Relaxed);
@@ -129,8 +129,8 @@ impl Worker<'_, '_> {
     pub fn read_pinned(&self, pin: &mut Pin, offset: u64, out: &mut [u8]) -> usize {
         let (mut offset, mut done) = (offset, 0);
         while done < out.len() && offset < pin.chain.value_len {
-            let (index, within) =
-                (offset / CHUNK_DATA_BYTES as u64, (offset % CHUNK_DATA_BYTES as u64) as usize);
+            let at = offset.saturating_add(pin.chain.skipped.into());
+            let (index, within) = (at / CHUNK_DATA_BYTES as u64, (at % CHUNK_DATA_BYTES as u64) as usize);
             self.seek(pin, index);
             let left = usize::try_from(pin.chain.value_len - offset).unwrap_or(usize::MAX);
             let len = left.min(CHUNK_DATA_BYTES - within).min(out.len() - done);

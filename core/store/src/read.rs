@@ -30,6 +30,14 @@ pub(crate) enum Miss {
     Flushed,
 }
 
+/// What the search beyond the home line came to.
+enum Away<'r> {
+    Found(Place<'r>, State),
+    Absent,
+    /// As [`Try::Torn`].
+    Torn,
+}
+
 /// What a search goes by: read before it, checked after it.
 struct Search {
     sweeps: u64,
@@ -79,12 +87,8 @@ impl<'r> Store<'r> {
     /// The key's entry in `line`, by tag and whole key.
     #[inline(always)]
     pub(crate) fn find_in_line(&self, line: Line<'r>, key: &Key<'_>) -> Option<(usize, u64, Head)> {
-        let (tag, extra) = index::tag(key.hash);
-        for slot in line.tagged(tag) {
+        for slot in line.tagged(index::tag(key.hash)) {
             let entry = line.entry(slot);
-            if entry.extra != extra {
-                continue;
-            }
             // The record's next lines come while its first is waited for.
             self.region.prefetch(entry.offset.wrapping_add(8));
             self.region.prefetch(entry.offset.wrapping_add(16));
@@ -160,24 +164,46 @@ impl<'r> Store<'r> {
         home: (Line<'r>, State),
         read: &mut impl FnMut(&Item<'_>, &Place<'r>, State) -> T,
     ) -> Try<T> {
-        let mut seen = [Some(home), None, None];
+        match self.find_away(key, search, home) {
+            Away::Found(place, state) => self.hit(&place, state, epoch, read),
+            Away::Absent => Try::Miss(Miss::Absent),
+            Away::Torn => Try::Torn,
+        }
+    }
+
+    #[inline(always)]
+    fn find_away(&self, key: &Key<'_>, search: &Search, home: (Line<'r>, State)) -> Away<'r> {
         const _: () = assert!(index::CHOICES == 3);
-        for (choice, seen) in seen.iter_mut().enumerate().skip(1) {
-            let number = index::place(key.hash, choice, search.lines);
-            let Some(line) = self.region.line(number) else { return Try::Miss(Miss::Absent) };
-            let state = line.begin_read();
-            if state.is_odd() {
-                return Try::Torn;
-            }
-            if let Some((slot, offset, head)) = self.find_in_line(line, key) {
-                return self.hit(&Place { number, line, slot, offset, head }, state, epoch, read);
-            }
-            *seen = Some((line, state));
+        let (first, second) =
+            (index::place(key.hash, 1, search.lines), index::place(key.hash, 2, search.lines));
+        let (Some(first_line), Some(second_line)) = (self.region.line(first), self.region.line(second))
+        else {
+            return Away::Absent;
+        };
+        let first_state = first_line.begin_read();
+        if let Some(found) = self.found_away(key, first, first_line, first_state) {
+            return found;
+        }
+        let second_state = second_line.begin_read();
+        if let Some(found) = self.found_away(key, second, second_line, second_state) {
+            return found;
         }
         let places = |lines| (0..index::CHOICES).map(move |choice| index::place(key.hash, choice, lines));
-        let unchanged = seen.iter().flatten().all(|(line, state)| line.unchanged(*state))
+        let unchanged = home.0.unchanged(home.1)
+            && first_line.unchanged(first_state)
+            && second_line.unchanged(second_state)
             && self.lines_still(search.lines, |lines| places(lines).eq(places(search.lines)));
-        if unchanged { Try::Miss(Miss::Absent) } else { Try::Torn }
+        if unchanged { Away::Absent } else { Away::Torn }
+    }
+
+    /// What line `number` alone says of the search.
+    #[inline(always)]
+    fn found_away(&self, key: &Key<'_>, number: u64, line: Line<'r>, state: State) -> Option<Away<'r>> {
+        if state.is_odd() {
+            return Some(Away::Torn);
+        }
+        let (slot, offset, head) = self.find_in_line(line, key)?;
+        Some(Away::Found(Place { number, line, slot, offset, head }, state))
     }
 
     /// The index still has `lines` lines, or as many that the places are the `same`.
@@ -204,7 +230,7 @@ impl<'r> Store<'r> {
     /// it the answer is a hint.
     pub(crate) fn find_offset(&self, hash: u64, offset: u64) -> Option<(u64, Line<'r>, usize)> {
         let lines = self.region.load(header::LINES);
-        let (tag, _) = index::tag(hash);
+        let tag = index::tag(hash);
         for choice in 0..index::CHOICES {
             let number = index::place(hash, choice, lines);
             let line = self.region.line(number)?;
@@ -223,13 +249,9 @@ impl<'r> Store<'r> {
     pub(crate) fn lane(&self, hash: u64) -> (Lane, bool) {
         let lines = self.region.load(header::LINES);
         let Some(line) = self.region.line(index::place(hash, 0, lines)) else { return (Lane::Small, false) };
-        let (tag, extra) = index::tag(hash);
-        for slot in line.tagged(tag) {
-            let entry = line.entry(slot);
-            if entry.extra == extra {
-                let main = self.page_of(entry.offset).is_some_and(|page| page.used_for() == Use::Main);
-                return (if main { Lane::Main } else { Lane::Small }, false);
-            }
+        if let Some(slot) = line.tagged(index::tag(hash)).next() {
+            let main = self.page_of(line.entry(slot).offset).is_some_and(|page| page.used_for() == Use::Main);
+            return (if main { Lane::Main } else { Lane::Small }, false);
         }
         let ghost = index::ghost(hash);
         if line.free().any(|slot| line.low(slot) == ghost) {
@@ -260,13 +282,10 @@ impl<'s, 'r> Worker<'s, 'r> {
         let region = self.store.region;
         let lines = region.load(header::LINES);
         let Some(line) = region.line(index::place(key.hash, 0, lines)) else { return };
-        let (tag, extra) = index::tag(key.hash);
-        for slot in line.tagged(tag) {
-            let entry = line.entry(slot);
-            if entry.extra == extra {
-                region.prefetch(entry.offset);
-                region.prefetch(entry.offset.wrapping_add(8));
-            }
+        for slot in line.tagged(index::tag(key.hash)) {
+            let offset = line.entry(slot).offset;
+            region.prefetch(offset);
+            region.prefetch(offset.wrapping_add(8));
         }
     }
 

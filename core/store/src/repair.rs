@@ -3,7 +3,6 @@
 
 use crate::Store;
 use crate::adopt::{Adoption, Proven};
-use crate::chunks::CHUNK_DATA_BYTES;
 use crate::classes::Event;
 use crate::crawl::Sweep;
 use crate::insert::Arrival;
@@ -196,7 +195,7 @@ impl Store<'_> {
     fn each_chunk(&self, offset: u64, head: &Head, mut each: impl FnMut(&Page, usize)) {
         let chain = self.chain_at(offset, head);
         let mut number = chain.first;
-        for _ in 0..chain.value_len.div_ceil(CHUNK_DATA_BYTES as u64) {
+        for _ in 0..chain.chunks() {
             let Some((_, page, at)) = self.chunk_page(number) else { return };
             each(page, at);
             number = self.next_chunk(number);

@@ -6,10 +6,10 @@
 use crate::chunks::{CHUNK_BYTES, CHUNK_DATA_BYTES, CHUNK_HEAD_WORDS, Chain};
 use crate::counts::Count;
 use crate::pin::LINKED;
-use crate::{Condition, Key, NewItem, Refused, Store, Stored, Worker};
+use crate::{Condition, Key, NewItem, Refused, Stored, Worker};
 use unbuckle_layout::bytes::Writer;
 use unbuckle_layout::item::option;
-use unbuckle_layout::sync::{Ordering, fence};
+use unbuckle_layout::sync::{AtomicU64, Ordering, fence};
 
 /// Uploads under way may take one part in this many of the limit.
 const SHARE: u64 = 4;
@@ -20,21 +20,37 @@ pub struct Upload {
     pub(crate) chain: Chain,
     received: u64,
     chunks: u32,
-    /// Bytes of the last chunk that do not make a word yet.
-    partial: [u8; 8],
+    /// Where in the last chunk's data the next byte goes.
+    at: u32,
 }
 
 impl Upload {
+    /// `len` bytes in chunks of their own.
+    pub(crate) fn of(len: u64) -> Upload {
+        let chain = Chain { value_len: len, ..Chain::default() };
+        Upload { chain, received: 0, chunks: 0, at: CHUNK_DATA_BYTES as u32 }
+    }
+
+    /// The same, with the last chunk full: something else follows there.
+    pub(crate) fn before(len: u64) -> Upload {
+        let whole = CHUNK_DATA_BYTES as u64;
+        let mut upload = Upload::of(len);
+        upload.chain.skipped = ((whole - len % whole) % whole) as u32;
+        upload
+    }
+
     /// `len` bytes that go behind the end of a chain, all into its last chunk.
-    pub(crate) fn behind(chain: &Chain, len: u64, store: &Store<'_>) -> Upload {
-        let within = (chain.value_len % CHUNK_DATA_BYTES as u64) as usize;
-        let begun = store.chunk_word(chain.last, CHUNK_HEAD_WORDS + within / 8);
-        Upload {
-            chain: Chain { value_len: chain.value_len + len, ..*chain },
-            received: chain.value_len,
-            chunks: 0,
-            partial: begun.map_or(0, |word| word.load(Ordering::Relaxed)).to_le_bytes(),
-        }
+    pub(crate) fn behind(chain: &Chain, len: u64) -> Upload {
+        let (received, at) = (chain.value_len, chain.end());
+        let chain = Chain { value_len: received.saturating_add(len), ..*chain };
+        Upload { chain, received, chunks: 0, at }
+    }
+
+    /// `len` bytes that go in front of a chain, all into its first chunk.
+    pub(crate) fn in_front(chain: &Chain, len: u64) -> Upload {
+        let skipped = chain.skipped.saturating_sub(len as u32);
+        let chain = Chain { value_len: len, skipped, last: chain.first, ..*chain };
+        Upload { chain, received: 0, chunks: 0, at: skipped }
     }
 
     /// Length of the whole value, bytes.
@@ -54,7 +70,7 @@ impl Worker<'_, '_> {
         if !self.store.fits(key_len, value_len) {
             return Err(Refused::TooLarge);
         }
-        Ok(Upload { chain: Chain { value_len, first: 0, last: 0 }, received: 0, chunks: 0, partial: [0; 8] })
+        Ok(Upload::of(value_len))
     }
 
     /// Appends to the value. After `Refused` the upload must be aborted.
@@ -64,37 +80,18 @@ impl Worker<'_, '_> {
         }
         let mut bytes = bytes;
         while !bytes.is_empty() {
-            let within = (upload.received % CHUNK_DATA_BYTES as u64) as usize;
-            if within == 0 {
+            if upload.at as usize >= CHUNK_DATA_BYTES {
                 self.add_chunk(upload).inspect_err(|_| self.count(Count::OutOfMemory))?;
             }
-            let (now, later) = bytes.split_at_checked(CHUNK_DATA_BYTES - within).unwrap_or((bytes, &[]));
-            self.fill_chunk(upload, within, now);
+            let room = CHUNK_DATA_BYTES.saturating_sub(upload.at as usize);
+            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+            let chunk = self.store.chunk(upload.chain.last).unwrap_or(&[]);
+            splice(chunk.get(CHUNK_HEAD_WORDS..).unwrap_or(&[]), upload.at as usize, now);
+            upload.at += now.len() as u32;
             upload.received += now.len() as u64;
             bytes = later;
         }
         Ok(())
-    }
-
-    /// Writes `bytes` at byte `within` of the last chunk's data: whole words, the begun one from `partial`.
-    fn fill_chunk(&self, upload: &mut Upload, within: usize, bytes: &[u8]) {
-        let Some(chunk) = self.store.chunk(upload.chain.last) else { return };
-        let run = chunk.get(CHUNK_HEAD_WORDS + within / 8..).unwrap_or(&[]);
-        let begun = within % 8;
-        let mut writer = Writer::new(run);
-        writer.bytes(upload.partial.get(..begun).unwrap_or(&[]));
-        writer.bytes(bytes);
-        let _ = writer.finish();
-        // The bytes of the word that is begun now.
-        let end = begun + bytes.len();
-        let keep = end % 8;
-        let mut partial = [0; 8];
-        for (i, byte) in partial.iter_mut().enumerate().take(keep) {
-            let at = end - keep + i;
-            let from = if at < begun { upload.partial.get(at) } else { bytes.get(at - begun) };
-            *byte = from.copied().unwrap_or(0);
-        }
-        upload.partial = partial;
     }
 
     fn add_chunk(&mut self, upload: &mut Upload) -> Result<(), Refused> {
@@ -109,27 +106,24 @@ impl Worker<'_, '_> {
         let number = self.take_chunk()?;
         // It may have held what a late reader still looks at: see `stage`.
         fence(Ordering::Release);
-        for word in 0..CHUNK_HEAD_WORDS {
-            if let Some(word) = self.store.chunk_word(number, word) {
-                word.store(0, Ordering::Relaxed);
+        let chain = &mut upload.chain;
+        upload.at = 0;
+        if chain.last == 0 {
+            (chain.first, chain.anchor) = (number, number);
+            upload.at = chain.skipped;
+            if let Some(holders) = self.store.chunk_word(number, 1) {
+                holders.store(LINKED, Ordering::Relaxed);
             }
         }
-        match self.store.chunk_word(upload.chain.last, 0) {
-            Some(link) => link.store(number, Ordering::Relaxed),
-            None => {
-                upload.chain.first = number;
-                if let Some(holders) = self.store.chunk_word(number, 1) {
-                    holders.store(LINKED, Ordering::Relaxed);
-                }
-            }
-        }
-        upload.chain.last = number;
+        self.store.link_chunks(number, chain.first);
+        self.store.link_chunks(chain.last, number);
+        chain.last = number;
         upload.chunks += 1;
         uploads.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn take_chunk(&mut self) -> Result<u64, Refused> {
+    fn take_chunk(&mut self) -> Result<u32, Refused> {
         loop {
             if let Some(number) = self.store.take_chunk() {
                 return Ok(number);
@@ -169,4 +163,22 @@ impl Worker<'_, '_> {
     pub(crate) fn settle(&self, upload: &Upload) {
         self.store.chunks.in_uploads.fetch_sub(u64::from(upload.chunks), Ordering::Relaxed);
     }
+}
+
+/// Writes `bytes` at byte `start` of the words. Others' bytes in the first and the last word stay what they are, at every
+/// moment: whoever has them pinned reads them meanwhile.
+fn splice(words: &[AtomicU64], start: usize, bytes: &[u8]) {
+    let words = words.get(start / 8..).unwrap_or(&[]);
+    let before = start % 8;
+    let end = before + bytes.len();
+    let word_at =
+        |byte: usize| words.get(byte / 8).map_or(0, |word| word.load(Ordering::Relaxed)).to_le_bytes();
+    let (first, last) = (word_at(0), word_at(end));
+    let mut writer = Writer::new(words);
+    writer.bytes(first.get(..before).unwrap_or(&[]));
+    writer.bytes(bytes);
+    if !end.is_multiple_of(8) {
+        writer.bytes(last.get(end % 8..).unwrap_or(&[]));
+    }
+    let _ = writer.finish();
 }

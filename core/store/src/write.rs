@@ -526,7 +526,7 @@ impl<'r> Store<'r> {
         if head.has(option::LARGE) {
             let chain = self.chain_at(offset, head);
             let inherited = heir.is_some_and(|heir| {
-                heir.head.has(option::LARGE) && self.chain_at(heir.offset, &heir.head).first == chain.first
+                heir.head.has(option::LARGE) && self.chain_at(heir.offset, &heir.head).anchor == chain.anchor
             });
             if !inherited {
                 self.release_chain(&chain);

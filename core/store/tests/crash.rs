@@ -8,19 +8,20 @@
 mod support;
 use unbuckle_store as crate_under_test;
 
-#[path = "support/append.rs"]
-mod append;
 #[path = "support/described.rs"]
 mod described;
+#[path = "support/lengthen.rs"]
+mod lengthen;
 
-use append::append;
-use described::{grown, key, read, set, set_value, version_of};
+use described::{GROWN_MAX, grown, key, read, set, set_value, version_of};
+use lengthen::lengthen;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 use support::{Random, copied, options, store_and_words, with_adopted, zeroed};
 use unbuckle_layout::sync::{AtomicU64, Ordering, on_store};
-use unbuckle_store::{Expiry, Mark, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
+use unbuckle_store::{Expiry, Mark, Options, Rewrite, RewriteCas, Rewritten, Side, Store, Worker};
 
 type Contents = HashMap<u64, u64>;
 
@@ -77,6 +78,14 @@ struct Seen {
     crashes: u64,
     repaired: u64,
     dropped: u64,
+}
+
+impl Seen {
+    fn add(&mut self, other: Seen) {
+        self.crashes += other.crashes;
+        self.repaired += other.repaired;
+        self.dropped += other.dropped;
+    }
 }
 
 impl Simulation {
@@ -284,30 +293,96 @@ fn large_values() {
     assert!(seen.crashes > 500);
 }
 
-/// Appending goes on behind the end of a chain that is there.
+/// A value that grows at both ends as [`grown`] says.
+struct Growing {
+    number: u64,
+    /// Empty while it has not been stored.
+    range: Range<usize>,
+}
+
+impl Growing {
+    fn all(keys: u64) -> Vec<Growing> {
+        (0..keys).map(|number| Growing { number, range: 0..0 }).collect()
+    }
+
+    fn begin(&mut self, worker: &mut Worker<'_, '_>, len: usize) {
+        self.range = GROWN_MAX / 2..GROWN_MAX / 2 + len;
+        set_value(worker, self.number, &grown(self.number, self.range.clone()), 0).unwrap();
+    }
+
+    fn lengthen(&mut self, worker: &mut Worker<'_, '_>, side: Side, len: usize, whole: bool) {
+        let Range { start, end } = self.range;
+        let added = match side {
+            Side::Before => start - len..start,
+            Side::After => end..end + len,
+        };
+        self.range = start.min(added.start)..end.max(added.end);
+        let added = grown(self.number, added);
+        let outcome = lengthen(worker, &key(self.number), side, &added, whole);
+        assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
+    }
+}
+
+fn either_side(random: &mut Random) -> Side {
+    if random.below(2) == 0 { Side::Before } else { Side::After }
+}
+
+/// Lengthening goes on at the ends of a chain that is there, or takes chunks of its own.
 #[test]
-fn appends_to_large_values() {
+fn large_values_that_grow() {
     const KEYS: u64 = 6;
     let simulation = Simulation::new(4 << 20, KEYS, 211);
     let mut random = Random(4);
-    let mut lens = [0; KEYS as usize];
-    let seen = simulation.run(200, |worker, _| {
-        let number = random.below(KEYS);
-        let len = &mut lens[number as usize];
-        let more = random.below(9000) as usize;
-        if !(1..100_000).contains(len) {
-            *len = 20_000 + more;
-            set_value(worker, number, &grown(number, *len), 0).unwrap();
-            return None;
+    let mut growing = Growing::all(KEYS);
+    let seen = simulation.run(300, |worker, _| {
+        let value = &mut growing[random.below(KEYS) as usize];
+        let len = random.below(9000) as usize;
+        if (1..100_000).contains(&value.range.len()) {
+            value.lengthen(worker, either_side(&mut random), len, random.below(2) == 0);
+        } else {
+            value.begin(worker, 20_000 + len);
         }
-        let added = &grown(number, *len + more)[*len..];
-        *len += more;
-        let appended = append(worker, &key(number), added, true);
-        assert!(matches!(appended, Rewritten::Done { .. }), "{appended:?}");
         None
     });
     println!("{seen:?}");
     assert!(seen.crashes > 500 && seen.dropped == 0, "nothing was ever in between");
+}
+
+/// Within a word, into the next, and past the end of the chunk, at both ends.
+fn lengthen_step_by_step(simulation: &Simulation) -> Seen {
+    let mut growing = Growing::all(2);
+    let mut seen = Seen::default();
+    for number in 0..2 {
+        seen.add(simulation.run(1, |worker, _| {
+            growing[number].begin(worker, 9000);
+            None
+        }));
+    }
+    for (round, len) in [3, 6, 70, 4100, 1, 4079].into_iter().enumerate() {
+        for side in [Side::Before, Side::After] {
+            seen.add(simulation.run(1, |worker, _| {
+                growing[round % 2].lengthen(worker, side, len, len < 4000);
+                None
+            }));
+        }
+    }
+    seen
+}
+
+#[test]
+fn every_store_of_lengthening() {
+    let seen = lengthen_step_by_step(&Simulation::new(1 << 20, 2, 1));
+    println!("{seen:?}");
+    assert!(seen.crashes > 4000 && seen.dropped == 0, "{seen:?}");
+}
+
+#[test]
+fn a_second_death_after_one_while_lengthening() {
+    let simulation = Simulation::new(1 << 20, 2, 61);
+    let simulation = Simulation { second: Some(zeroed(simulation.words.len())), ..simulation };
+    let seen = lengthen_step_by_step(&simulation);
+    println!("{seen:?}");
+    assert!(seen.crashes > 1000 && seen.dropped == 0, "{seen:?}");
 }
 
 /// What was flushed does not come back.

@@ -3,10 +3,10 @@
 mod support;
 use unbuckle_store as crate_under_test;
 
-#[path = "support/append.rs"]
-mod append;
+#[path = "support/lengthen.rs"]
+mod lengthen;
 
-use append::append;
+use lengthen::lengthen;
 use support::{options, store};
 use unbuckle_store::{Condition, Mark, NewItem, Pin, Refused, Rewritten, Side, Stored, Worker};
 
@@ -81,10 +81,12 @@ fn read_pinned(worker: &Worker<'_, '_>, pin: &mut Pin) -> Vec<u8> {
     value
 }
 
-/// What is appended takes memory for itself alone, whoever reads the value meanwhile sees what it was, and in the end all
-/// of it comes back.
-#[test]
-fn an_append_copies_no_more_than_it_brings() {
+/// Rounds of [`lengthen_by`]: within a chunk, to its end, past it, some chunks, little again.
+const LENS: [usize; 12] = [0, 1, 7, 8, 9, 4072, 4080, 4081, 9000, 16_000, 30_000, 5];
+
+/// What is added takes memory for itself alone, whoever reads the value meanwhile sees what it was, and in the end all of it
+/// comes back.
+fn lengthen_by(sides: [Side; LENS.len()]) {
     let store = store(&options(8 << 20), 1);
     let mut worker = store.worker(0).unwrap();
     let mut expected = vec![b'x'; 900 << 10];
@@ -95,12 +97,13 @@ fn an_append_copies_no_more_than_it_brings() {
     let before = expected.clone();
     let pinned_bytes = store.gauges().pinned_bytes;
     assert!(pinned_bytes >= before.len() as u64);
-    for (round, len) in [0, 1, 7, 8, 9, 4072, 4080, 4081, 9000, 16_000, 30_000, 5].into_iter().enumerate() {
+    for (round, (len, side)) in LENS.into_iter().zip(sides).enumerate() {
         let added = vec![b'a' + round as u8; len];
         let whole = added.len() <= worker.inline_value_bytes_max();
-        let outcome = append(&mut worker, b"key", &added, whole);
+        let outcome = lengthen(&mut worker, b"key", side, &added, whole);
         assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
-        expected.extend_from_slice(&added);
+        let at = if side == Side::Before { 0 } else { expected.len() };
+        expected.splice(at..at, added);
         assert!(read(&mut worker, b"key").unwrap() == expected, "round {round}");
         assert!(read_pinned(&worker, &mut pin) == before, "round {round}: another value than was pinned");
     }
@@ -114,6 +117,23 @@ fn an_append_copies_no_more_than_it_brings() {
     let gauges = store.gauges();
     assert_eq!((gauges.items, gauges.pinned_bytes), (0, 0));
     assert!(gauges.pages_free + 4 >= gauges.pages_total, "{gauges:?}");
+}
+
+#[test]
+fn an_append_copies_no_more_than_it_brings() {
+    lengthen_by([Side::After; LENS.len()]);
+}
+
+#[test]
+fn a_prepend_copies_no_more_than_it_brings() {
+    lengthen_by([Side::Before; LENS.len()]);
+}
+
+#[test]
+fn a_value_grows_at_both_ends() {
+    for odd in [0, 1] {
+        lengthen_by(std::array::from_fn(|round| if round % 2 == odd { Side::Before } else { Side::After }));
+    }
 }
 
 /// What was uploaded for a join and what is made of it count as one: nothing else is being uploaded.

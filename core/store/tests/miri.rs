@@ -1,16 +1,20 @@
 //! The store in few steps, for miri, which looks at every access: `cargo +nightly miri test -p unbuckle-store --test miri`.
 //!
 //! A store of the smallest size, so that eviction begins after a hundred records. Covered: inline and large values,
-//! overwriting in place and by moving, rewriting, deletion, pins, expiry, eviction, and two threads at
-//! one key. Not covered: moved records, a growing or shrinking index, a moved limit (shuttle and the model see those).
+//! overwriting in place and by moving, rewriting, deletion, large values that grow at both ends while they are pinned, expiry,
+//! eviction, and two threads at one key. Not covered: moved records, a growing or shrinking index, a moved limit (shuttle and the model see those).
 
 mod support;
 use unbuckle_store as crate_under_test;
 
+#[path = "support/lengthen.rs"]
+mod lengthen;
+
+use lengthen::lengthen;
 use support::{options, store};
 use unbuckle_store::{
-    Condition, Deleted, Expiry, LIMIT_BYTES_MIN, Mark, NewItem, Rewrite, RewriteCas, Rewritten, Stored,
-    Worker,
+    Condition, Deleted, Expiry, LIMIT_BYTES_MIN, Mark, NewItem, Pin, Rewrite, RewriteCas, Rewritten, Side,
+    Stored, Worker,
 };
 
 fn item(value: &[u8], expiry: Expiry) -> NewItem<'_> {
@@ -110,6 +114,79 @@ fn large_values() {
     while worker.maintain() {}
     assert_eq!(read(&mut worker, b"key").as_deref(), Some(&b"small again"[..]));
     assert_eq!((store.gauges().pinned_bytes, store.counts().corrupt), (0, 0));
+}
+
+/// Lengthens the value on a side, by what makes no word, fills the chunk, and goes past it.
+const ADDITIONS: [(Side, usize); 6] = [
+    (Side::Before, 3),
+    (Side::After, 6),
+    (Side::Before, 4081),
+    (Side::After, 4100),
+    (Side::Before, 70),
+    (Side::After, 1),
+];
+
+fn pinned(worker: &Worker<'_, '_>, pin: &mut Pin) -> Vec<u8> {
+    let mut value = vec![0; pin.value_len() as usize];
+    assert_eq!(worker.read_pinned(pin, 0, &mut value), value.len());
+    value
+}
+
+#[test]
+fn large_values_that_grow() {
+    let store = store(&options(LIMIT_BYTES_MIN), 1);
+    let mut worker = store.worker(0).unwrap();
+    let mut expected = value(1, 9_001);
+    write(&mut worker, b"key", &expected, Expiry::NEVER);
+    let key = worker.key(b"key").unwrap();
+    let mut pins = Vec::new();
+    for (round, (side, len)) in ADDITIONS.into_iter().enumerate() {
+        let (pin, _) = worker.pin(&key, Mark::Used, |_| ()).unwrap();
+        pins.push((pin, expected.clone()));
+        let added = value(2 + round as u64, len);
+        let outcome = lengthen(&mut worker, b"key", side, &added, round % 2 == 0);
+        assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
+        let at = if side == Side::Before { 0 } else { expected.len() };
+        expected.splice(at..at, added);
+        assert_eq!(read(&mut worker, b"key").as_ref(), Some(&expected));
+    }
+    assert_eq!(worker.delete(&key, None), Deleted::Deleted);
+    // The pins know less and less of the chain; the last one is of its oldest form, and frees all of it.
+    for (mut pin, before) in pins.into_iter().rev() {
+        assert_eq!(pinned(&worker, &mut pin), before);
+        worker.unpin(pin);
+    }
+    while worker.maintain() {}
+    let gauges = store.gauges();
+    assert_eq!((gauges.pinned_bytes, gauges.chunk_bytes, store.counts().corrupt), (0, 0, 0));
+}
+
+#[test]
+fn a_value_grows_while_another_thread_holds_it() {
+    let store = store(&options(LIMIT_BYTES_MIN), 2);
+    write(&mut store.worker(0).unwrap(), b"key", &value(9, 9_001), Expiry::NEVER);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut worker = store.worker(0).unwrap();
+            for (side, len) in ADDITIONS {
+                let outcome = lengthen(&mut worker, b"key", side, &value(9, len), len < 100);
+                assert!(matches!(outcome, Rewritten::Done { .. }), "{outcome:?}");
+            }
+            worker.delete(&worker.key(b"key").unwrap(), None);
+        });
+        scope.spawn(|| {
+            let mut worker = store.worker(1).unwrap();
+            let key = worker.key(b"key").unwrap();
+            while let Some((mut pin, ())) = worker.pin(&key, Mark::Used, |_| ()) {
+                let seen = pinned(&worker, &mut pin);
+                assert_eq!(seen, value(9, seen.len()));
+                worker.unpin(pin);
+            }
+        });
+    });
+    while store.worker(0).unwrap().maintain() {}
+    let gauges = store.gauges();
+    assert_eq!((gauges.pinned_bytes, gauges.chunk_bytes, store.counts().corrupt), (0, 0, 0));
 }
 
 #[test]

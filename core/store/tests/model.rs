@@ -4,9 +4,10 @@ mod support;
 use unbuckle_store as crate_under_test;
 
 use std::collections::HashMap;
-use support::{Random, options, options_giving_back, store};
+use support::{ITEM_BYTES_MAX, Random, options, options_giving_back, store};
 use unbuckle_store::{
-    Condition, Deleted, Expiry, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Stored, Worker,
+    Condition, Deleted, Expiry, Mark, NewItem, Options, Refused, Rewrite, RewriteCas, Rewritten, Side,
+    Stored, Worker,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -137,7 +138,7 @@ fn run_with(
         let flags = if random.below(2) == 0 { 0 } else { random.next() as u32 };
         let expiry = if random.below(3) == 0 { now + 1 + random.below(20) as u32 } else { 0 };
         let present = model.get(&key).cloned();
-        match random.below(14) {
+        match random.below(16) {
             0..=5 => {
                 let condition = match random.below(4) {
                     0 => Condition::Absent,
@@ -233,6 +234,28 @@ fn run_with(
                     }
                     (Rewritten::NotFound, None) => {}
                     (Rewritten::NotFound, Some(_)) if may_forget => drop(model.remove(&key)),
+                    (outcome, present) => panic!("step {step}: {outcome:?} {present:?}"),
+                }
+            }
+            12..=13 if !value.is_empty() => {
+                let name = worker.key(&key).unwrap();
+                let side = if random.below(2) == 0 { Side::Before } else { Side::After };
+                let mut upload = worker.begin_upload(key.len(), value.len() as u64).unwrap();
+                worker.upload(&mut upload, &value).unwrap();
+                match (worker.finish_join(upload, &name, side, None, |_| true), present) {
+                    (Rewritten::Done { cas }, Some(mut kept)) => {
+                        assert!(cas > kept.cas);
+                        kept.cas = cas;
+                        let at = if side == Side::Before { 0 } else { kept.value.len() };
+                        kept.value.splice(at..at, value);
+                        model.insert(key, kept);
+                    }
+                    (Rewritten::NotFound, None) => {}
+                    (Rewritten::NotFound, Some(_)) if may_forget => drop(model.remove(&key)),
+                    // Values that only grow reach the longest one in the end.
+                    (Rewritten::Refused(Refused::TooLarge), Some(kept)) => {
+                        assert!(key.len() + kept.value.len() + value.len() > ITEM_BYTES_MAX, "step {step}");
+                    }
                     (outcome, present) => panic!("step {step}: {outcome:?} {present:?}"),
                 }
             }

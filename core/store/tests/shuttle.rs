@@ -6,10 +6,10 @@
 
 mod support;
 
-#[path = "support/append.rs"]
-mod append;
+#[path = "support/lengthen.rs"]
+mod lengthen;
 
-use append::append;
+use lengthen::lengthen;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,9 @@ use shuttle::thread;
 use support::{Random, options, options_giving_back, store};
 use unbuckle_layout::index;
 use unbuckle_store as crate_under_test;
-use unbuckle_store::{Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Store, Worker};
+use unbuckle_store::{
+    Condition, Mark, NewItem, Options, Rewrite, RewriteCas, Rewritten, Side, Store, Worker,
+};
 
 const SCHEDULES: usize = 40;
 
@@ -319,84 +321,135 @@ fn write_large(worker: &mut Worker<'_, '_>, key: &[u8]) {
     worker.finish_upload(upload, &key, &item(&[]), Condition::Always).unwrap();
 }
 
-/// Appends `len` times `byte`, as one request or as an upload. False if there is nothing to append to.
-fn append_some(worker: &mut Worker<'_, '_>, key: &[u8], byte: u8, len: usize, whole: bool) -> bool {
-    match append(worker, key, &vec![byte; len], whole) {
-        Rewritten::Done { .. } => true,
-        Rewritten::NotFound => false,
-        other => panic!("{other:?}"),
-    }
+/// What worker `number` adds in a round: this byte, this often, on this side, in one request or as an upload.
+fn addition(number: u8, round: u8) -> (u8, usize, Side, bool) {
+    let byte = number << 4 | round;
+    (byte, len_of(byte), if round % 3 == 2 { Side::Before } else { Side::After }, round % 2 == 0)
 }
 
-/// The base, and behind it whole appends, each worker's in their order. Says which.
-fn appends_in(value: &[u8]) -> Vec<u8> {
-    let (base, mut rest) = value.split_at(BASE_LEN);
+fn len_of(byte: u8) -> usize {
+    if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN }
+}
+
+/// How often a worker could add something; the others found nothing to add to.
+fn lengthen_in_rounds(store: &'static Store<'static>, number: u8, rounds: u8) -> usize {
+    let mut worker = store.worker(usize::from(number)).unwrap();
+    let mut done = 0;
+    for round in 0..rounds {
+        let (byte, len, side, whole) = addition(number, round);
+        match lengthen(&mut worker, b"key", side, &vec![byte; len], whole) {
+            Rewritten::Done { .. } => done += 1,
+            Rewritten::NotFound => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    worker.rest();
+    done
+}
+
+/// The base with whole additions around it, each worker's in their order on each side. Says how many.
+fn additions_in(value: &[u8]) -> usize {
+    let start = value.iter().position(|&byte| byte == b'x').expect("the base");
+    let (front, rest) = value.split_at(start);
+    let (base, behind) = rest.split_at(BASE_LEN);
     assert!(base.iter().all(|&byte| byte == b'x'));
-    let mut appends = Vec::new();
-    while let Some(&byte) = rest.first() {
-        let len = if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN };
-        let (append, behind) = rest.split_at(len);
-        assert!(append.iter().all(|&other| other == byte), "a torn append");
-        let earlier = appends.iter().filter(|&&other| other >> 4 == byte >> 4);
-        assert!(earlier.max().is_none_or(|&last| last < byte), "{appends:?}, {byte}");
-        appends.push(byte);
-        rest = behind;
+    let mut in_front = pieces(front);
+    in_front.reverse();
+    let behind = pieces(behind);
+    for additions in [&in_front, &behind] {
+        for worker in [1, 2] {
+            assert!(additions.iter().filter(|&&byte| byte >> 4 == worker).is_sorted(), "{additions:?}");
+        }
     }
-    appends
+    in_front.len() + behind.len()
 }
 
-/// Two append to a large value, a third reads it and holds on to it, and deletes it if `delete`.
-fn appends_race(delete: bool) {
+fn pieces(mut bytes: &[u8]) -> Vec<u8> {
+    let mut pieces = Vec::new();
+    while let Some(&byte) = bytes.first() {
+        let (piece, rest) = bytes.split_at(len_of(byte));
+        assert!(piece.iter().all(|&other| other == byte), "a torn addition");
+        pieces.push(byte);
+        bytes = rest;
+    }
+    pieces
+}
+
+/// What becomes of the value while it is lengthened and read.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Kept,
+    /// The reader deletes it now and then, and stores it anew.
+    Deleted,
+    /// A fourth fills the memory.
+    Evicted,
+}
+
+/// Two lengthen a large value, a third reads it and holds on to it, and it may go meanwhile.
+fn additions_race(fate: Fate) {
     const ROUNDS: u8 = 3;
     let options = Options { relax: thread::yield_now, ..options_giving_back(1 << 20) };
-    let store: &'static Store<'static> = store(&options, 4);
+    let store: &'static Store<'static> = store(&options, 5);
     let mut worker = store.worker(0).unwrap();
     write_large(&mut worker, b"key");
-    let appenders: Vec<_> = (1..3u8)
-        .map(|number| {
-            thread::spawn(move || {
-                let mut worker = store.worker(usize::from(number)).unwrap();
-                let mut done = 0;
-                for round in 0..ROUNDS {
-                    let byte = number << 4 | round;
-                    let len = if byte % 3 == 0 { LARGE_LEN } else { SMALL_LEN };
-                    done += usize::from(append_some(&mut worker, b"key", byte, len, round % 2 == 0));
-                }
-                worker.rest();
-                done
-            })
+    let adding: Vec<_> =
+        (1..3u8).map(|number| thread::spawn(move || lengthen_in_rounds(store, number, ROUNDS))).collect();
+    let filling = (fate == Fate::Evicted).then(|| {
+        thread::spawn(move || {
+            let mut worker = store.worker(3).unwrap();
+            for i in 0..150u64 {
+                write(&mut worker, &i.to_le_bytes(), i, 7000);
+            }
+            worker.rest();
         })
-        .collect();
+    });
     let key = worker.key(b"key").unwrap();
     let mut newest = 0;
     for round in 0..4 {
-        let Some((mut pin, ())) = worker.pin(&key, Mark::Used, |_| ()) else { panic!("it is there") };
+        let Some((mut pin, ())) = worker.pin(&key, Mark::None, |_| ()) else {
+            assert!(fate == Fate::Evicted, "it is there");
+            write_large(&mut worker, b"key");
+            continue;
+        };
         let mut value = vec![0; pin.value_len() as usize];
         worker.read_pinned(&mut pin, 0, &mut value);
-        let appends = appends_in(&value);
-        assert!(delete || appends.len() >= newest, "an append was lost");
-        newest = appends.len();
-        if delete && round % 2 == 0 {
+        let additions = additions_in(&value);
+        assert!(fate != Fate::Kept || additions >= newest, "an addition was lost");
+        newest = additions;
+        if fate == Fate::Deleted && round % 2 == 0 {
             worker.delete(&key, None);
             worker.maintain();
             write_large(&mut worker, b"key");
         }
+        thread::yield_now();
         let mut again = vec![0; value.len()];
         worker.read_pinned(&mut pin, 0, &mut again);
         assert!(value == again, "what is pinned has changed");
         worker.unpin(pin);
     }
-    let done: usize = appenders.into_iter().map(|appender| appender.join().unwrap()).sum();
-    let (mut pin, ()) = worker.pin(&key, Mark::Used, |_| ()).unwrap();
-    let mut value = vec![0; pin.value_len() as usize];
-    worker.read_pinned(&mut pin, 0, &mut value);
-    worker.unpin(pin);
-    let appends = appends_in(&value);
-    assert!(delete || appends.len() == done, "{appends:?} of {done}");
-    worker.delete(&key, None);
-    while worker.maintain() {}
+    let done: usize = adding.into_iter().map(|adding| adding.join().unwrap()).sum();
+    filling.into_iter().for_each(|filling| filling.join().unwrap());
+    if let Some((mut pin, ())) = worker.pin(&key, Mark::None, |_| ()) {
+        let mut value = vec![0; pin.value_len() as usize];
+        worker.read_pinned(&mut pin, 0, &mut value);
+        worker.unpin(pin);
+        let additions = additions_in(&value);
+        assert!(fate != Fate::Kept || additions == done, "{additions} of {done}");
+    } else {
+        assert!(fate == Fate::Evicted, "it is there");
+    }
+    assert!(fate != Fate::Evicted || store.counts().evictions > 0);
+    all_memory_comes_back(store, &mut worker);
+}
+
+fn all_memory_comes_back(store: &Store<'_>, worker: &mut Worker<'_, '_>) {
+    worker.flush(None);
+    worker.rest();
+    for _ in 0..10 {
+        while worker.maintain() {}
+    }
     let gauges = store.gauges();
-    assert_eq!((gauges.items, gauges.pinned_bytes), (0, 0));
+    assert_eq!((gauges.items, gauges.pinned_bytes, gauges.chunk_bytes), (0, 0, 0));
     let used = gauges.pages_total - gauges.pages_free;
     let known = 1 + gauges.index_bytes / gauges.page_bytes + gauges.pages_small + gauges.pages_main;
     assert_eq!(used, known, "chunks are missing: {gauges:?}");
@@ -404,11 +457,19 @@ fn appends_race(delete: bool) {
 }
 
 #[test]
-fn appends_to_a_large_value_lose_and_tear_nothing() {
-    run(|| appends_race(false));
+fn additions_to_a_large_value_lose_and_tear_nothing() {
+    run(|| additions_race(Fate::Kept));
+    run_scheduler(Pauses::new(SCHEDULES), || additions_race(Fate::Kept));
 }
 
 #[test]
-fn appends_beside_a_delete_lose_no_memory() {
-    run(|| appends_race(true));
+fn additions_beside_a_delete_lose_no_memory() {
+    run(|| additions_race(Fate::Deleted));
+    run_scheduler(Pauses::new(SCHEDULES), || additions_race(Fate::Deleted));
+}
+
+#[test]
+fn additions_beside_an_eviction_lose_no_memory() {
+    run(|| additions_race(Fate::Evicted));
+    run_scheduler(Pauses::new(SCHEDULES), || additions_race(Fate::Evicted));
 }

@@ -31,6 +31,8 @@ pub const ELEMENT_BYTES_LOG2: u32 = 20;
 pub const ELEMENT_BYTES: usize = 1 << ELEMENT_BYTES_LOG2;
 /// Payload of a reply's datagram, frame header included: what passes any network unbroken, and what the server sends.
 pub const DATAGRAM_BYTES_MAX: usize = 1400;
+/// The smallest MTU of an interface whose requests are answered: IP packets up to this length are sent without asking for it.
+pub const MTU_MIN: u64 = 576;
 /// Local addresses that the programs can know. On a host with more, the rest is served by the daemon.
 pub const LOCALS_MAX: usize = 32;
 /// Ranges of allowed sources of each family; likewise.
@@ -56,6 +58,40 @@ pub mod local {
     pub const BOUND: u32 = 1 << 1;
 }
 
+/// Up to [`PORTS_MAX`] ports, in network order; 0 where there are fewer. One word, so that all are looked at at once.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports(u64);
+
+impl Ports {
+    /// A bit for each port.
+    const ONES: u64 = 0x0001_0001_0001_0001;
+
+    /// The first of some ports.
+    pub fn first(ports: impl Iterator<Item = u16>) -> Ports {
+        Ports(
+            ports
+                .take(PORTS_MAX)
+                .fold((0, 0), |(word, shift), port| (word | u64::from(port) << shift, shift + 16))
+                .0,
+        )
+    }
+
+    /// Whether `port` is among them; for 0, whether there are fewer than [`PORTS_MAX`].
+    #[inline(always)]
+    pub fn has(self, port: u16) -> bool {
+        self.matches(port) != 0
+    }
+
+    /// As [`Ports::has`], for code without branches: 0 if it is not.
+    #[inline(always)]
+    pub fn matches(self, port: u16) -> u64 {
+        // A port that is the same leaves sixteen bits of 0, and the lowest of those is the lowest to borrow.
+        let different = self.0 ^ Ports::ONES.wrapping_mul(u64::from(port));
+        different.wrapping_sub(Ports::ONES) & !different & (Ports::ONES << 15)
+    }
+}
+
 /// An IPv4 address of this host. In network order, as in the packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,8 +99,8 @@ pub struct Local4 {
     pub address: u32,
     /// Bits of [`local`].
     pub flags: u32,
-    /// The ports that are served at it; 0 where there are fewer. All 0 for an address that is ours and not served.
-    pub ports: [u16; PORTS_MAX],
+    /// The ports that are served at it; none for an address that is ours and not served.
+    pub ports: Ports,
 }
 
 /// An IPv6 address of this host.
@@ -75,7 +111,7 @@ pub struct Local6 {
     pub flags: u32,
     /// Where the address is good, with [`local::BOUND`].
     pub interface: u32,
-    pub ports: [u16; PORTS_MAX],
+    pub ports: Ports,
 }
 
 /// Sources whose address, masked, equals `bits`.
@@ -133,7 +169,7 @@ pub struct Config {
     /// Bits of [`flag`].
     pub flags: u64,
     /// All ports of all locals, in network order: what makes a packet worth a closer look. 0: none.
-    pub ports: [u16; PORTS_MAX],
+    pub ports: Ports,
     pub locals4_count: u32,
     pub locals6_count: u32,
     pub ranges4_count: u32,
@@ -154,7 +190,7 @@ impl Default for Config {
             grace_ns: 0,
             second_zero_ns: 0,
             flags: 0,
-            ports: [0; PORTS_MAX],
+            ports: Ports::default(),
             locals4_count: 0,
             locals6_count: 0,
             ranges4_count: 0,
@@ -237,3 +273,20 @@ pub struct Counters {
 
 /// Bytes behind the configuration's last field.
 pub const CONFIG_SPARE_BYTES: usize = 56;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_found() {
+        let some = [11211u16, 1, 0xffff, 0x8000];
+        for count in 0..=PORTS_MAX {
+            let ports = Ports::first(some.into_iter().take(count));
+            for port in 1..=u16::MAX {
+                assert_eq!(ports.has(port), some[..count].contains(&port), "{port} of {count}");
+            }
+            assert_eq!(ports.has(0), count < PORTS_MAX);
+        }
+    }
+}

@@ -6,7 +6,7 @@
 //! by the time itself.
 
 use crate::CONFIG;
-use crate::request::setting;
+use crate::config::setting;
 use crate::scratch::Scratch;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use unbuckle_fastpath_abi::{Config, Reason};

@@ -4,26 +4,33 @@
 //! The promise: answer as the server would, or pass the packet on untouched; never drop it, never answer with a torn
 //! value, never with one older than a write that the server has acknowledged. Whatever is not understood is passed.
 //!
-//! One way for both hooks: [`serve`]. `request.rs` says whose packets are answered, `key.rs` looks a key up and writes
-//! its part of the reply, `meta.rs` does so for flags, `reply.rs` is the reply's text and its headers, `clock.rs` the time, `packet.rs` the
-//! difference between the hooks, `region.rs` the store's memory, and `verifier.rs` what the kernel's verifier and LLVM
-//! have to be told. All of it works on a copy of the request in memory of this processor; the packet is changed once,
-//! when the reply is complete.
+//! One way for both hooks: [`serve`]. `packet.rs` is the difference between them; `request.rs` says whose packets are answered;
+//! `key.rs` looks a key up (in `region.rs`, the store's memory, and `record.rs`, an item's) and has its part of the reply written:
+//! `reply.rs` for the classic commands, `meta.rs` for flags. `headers.rs` writes what stands in front of it, `clock.rs` is the time,
+//! `scratch.rs` this processor's memory, and `verifier.rs` what the kernel's verifier and LLVM have to be told. All of it works on a
+//! copy of the request; the packet is changed once, when the reply is complete.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 #![feature(core_intrinsics)]
 #![allow(internal_features)] // `is_val_statically_known`, see `verifier.rs`
 
+mod checksum;
 mod clock;
+mod config;
+mod family;
+mod headers;
 mod key;
 mod meta;
+mod outcome;
 mod packet;
+mod record;
 mod region;
 mod reply;
 mod request;
 mod scratch;
 mod serve;
+mod token;
 mod verifier;
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};

@@ -1,8 +1,9 @@
 //! The flags of an `mg` that changes nothing: `v k f s t c q O`, each once. Anything else is the server's.
 
-use crate::key::{outcome, token};
+use crate::outcome;
 use crate::reply::{put_key_apart, put_number};
 use crate::scratch::{PAYLOAD, Scratch};
+use crate::token::token;
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason};
 
 /// Flags of a request, at most: each of the eight once, and the end.

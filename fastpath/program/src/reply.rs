@@ -1,15 +1,11 @@
-//! The reply: its text, and the headers in front of it.
+//! The reply's text.
 
-use crate::key::outcome;
-use crate::request::{Checksum, Family, UDP, UDP_AT, pseudo_header};
+use crate::outcome;
 use crate::scratch::{Bytes, PAYLOAD, Scratch};
 use crate::verifier::{self, opaque};
-use aya_ebpf::helpers::generated::bpf_csum_diff;
 use unbuckle_fastpath_abi::{DATAGRAM_BYTES_MAX, Reason};
 use unbuckle_layout::KEY_BYTES_MAX;
 
-/// A fresh hop limit, as the network stack gives it.
-const HOPS: u64 = 64;
 /// Where a number's digits end in their buffer.
 const DIGITS_END: u64 = 24;
 const CHUNK: u64 = 100_000_000;
@@ -94,7 +90,8 @@ pub(crate) fn put_key(scratch: &mut Scratch, at: u64) -> u64 {
     let mut copied = 0;
     while copied < KEY_BYTES_MAX as u64 {
         reply.store8(at + copied, frame.load8(key_at + copied));
-        copied = opaque(copied + 8);
+        reply.store8(at + copied + 8, frame.load8(key_at + copied + 8));
+        copied = opaque(copied + 16);
         if copied >= key_len {
             break;
         }
@@ -142,122 +139,4 @@ pub(crate) fn value_header(
     reply.store2(at, u64::from(u16::from_le_bytes(*b"\r\n")));
     scratch.filled = at + 2;
     Ok(())
-}
-
-/// A sum of 16-bit words, folded to 16 bits.
-#[inline(always)]
-pub(crate) fn fold(sum: u64) -> u64 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16)
-}
-
-/// Bytes that are summed here: a call of the kernel costs more.
-const SUMMED_HERE: u64 = 64;
-/// Bytes that the kernel sums in one call, before 6.13.
-const SUMMED_AT_ONCE: u64 = 512;
-
-/// The sum over the UDP header and payload, `udp_bytes` of them. Writes zeroes behind their end.
-#[inline(always)]
-pub(crate) fn checksum(bytes: Bytes, udp_bytes: u64) -> u64 {
-    const CALLS: u64 = (UDP_AT + DATAGRAM_BYTES_MAX as u64).div_ceil(SUMMED_AT_ONCE);
-    let udp_bytes = bytes.forget(udp_bytes);
-    bytes.store8(UDP_AT + udp_bytes, 0);
-    let mut sum = 0;
-    if udp_bytes <= SUMMED_HERE {
-        let mut done = 0;
-        while done < SUMMED_HERE {
-            if done >= udp_bytes {
-                break;
-            }
-            let word = bytes.load8(UDP_AT + done);
-            sum += (word & 0xffff_ffff) + (word >> 32);
-            done += 8;
-        }
-        return bytes.forget(sum);
-    }
-    let mut call = 0;
-    while call < CALLS {
-        let done = call * SUMMED_AT_ONCE;
-        if done >= udp_bytes {
-            break;
-        }
-        let rest = udp_bytes - done;
-        let len = if rest > SUMMED_AT_ONCE { SUMMED_AT_ONCE } else { (rest + 3) & !3 };
-        let len = opaque(len) & 0x3fc;
-        // SAFETY: at most three calls of 1,020 bytes stay inside the buffer.
-        let summed = unsafe {
-            bpf_csum_diff(core::ptr::null_mut(), 0, bytes.from(UDP_AT + done).cast(), len as u32, sum as u32)
-        };
-        sum = summed as u64 & 0xffff_ffff;
-        call += 1;
-    }
-    sum
-}
-
-/// Writes everything in front of the text: Ethernet, IP, UDP and the frame, for a datagram that ends at `filled`.
-#[inline(always)]
-pub(crate) fn headers(frame: Bytes, reply: Bytes, family: Family, filled: u64, kind: Checksum) {
-    let udp_bytes = filled - UDP_AT;
-    let ethernet = family.ethernet_at();
-    // Back to whoever sent it.
-    reply.store4(ethernet, frame.load4(ethernet + 6));
-    reply.store2(ethernet + 4, frame.load2(ethernet + 10));
-    reply.store4(ethernet + 6, frame.load4(ethernet));
-    reply.store2(ethernet + 10, frame.load2(ethernet + 4));
-    reply.store2(ethernet + 12, frame.load2(ethernet + 12));
-    let (from, to) = (frame.load2(UDP_AT), frame.load2(UDP_AT + 2));
-    reply.store4(UDP_AT, to | from << 16);
-    reply.store4(UDP_AT + 4, be16(udp_bytes));
-    // The frame: the request's id, the first of one, nothing.
-    reply.store8(PAYLOAD, frame.load2(PAYLOAD) | 1 << 40);
-    match family {
-        Family::V4 => ipv4(frame, reply, udp_bytes),
-        Family::V6 => ipv6(frame, reply, udp_bytes),
-    }
-    if kind == Checksum::None {
-        return;
-    }
-    let pseudo = pseudo_header(family, reply, udp_bytes);
-    let told = match kind {
-        Checksum::Pending => fold(pseudo),
-        _ => match !fold(pseudo + checksum(reply, udp_bytes)) & 0xffff {
-            // 0 would say that there is none.
-            0 => 0xffff,
-            sum => sum,
-        },
-    };
-    reply.store2(UDP_AT + 6, told);
-}
-
-#[inline(always)]
-fn be16(number: u64) -> u64 {
-    u64::from((number as u16).swap_bytes())
-}
-
-#[inline(always)]
-fn ipv4(frame: Bytes, reply: Bytes, udp_bytes: u64) {
-    const DO_NOT_FRAGMENT: u64 = 0x0040;
-    let (at, addresses) = (Family::V4.ip_at(), Family::V4.addresses_at());
-    let first = 0x45 | be16(udp_bytes + Family::V4.ip_bytes()) << 16;
-    let second = DO_NOT_FRAGMENT << 16;
-    let third = HOPS | UDP << 8;
-    let (from, to) = (frame.load4(addresses), frame.load4(addresses + 4));
-    let sum = !fold(first + second + third + from + to) & 0xffff;
-    reply.store4(at, first);
-    reply.store4(at + 4, second);
-    reply.store4(at + 8, third | sum << 16);
-    reply.store4(addresses, to);
-    reply.store4(addresses + 4, from);
-}
-
-#[inline(always)]
-fn ipv6(frame: Bytes, reply: Bytes, udp_bytes: u64) {
-    let (at, addresses) = (Family::V6.ip_at(), Family::V6.addresses_at());
-    reply.store8(at, 0x60 | be16(udp_bytes) << 32 | UDP << 48 | HOPS << 56);
-    reply.store8(addresses, frame.load8(addresses + 16));
-    reply.store8(addresses + 8, frame.load8(addresses + 24));
-    reply.store8(addresses + 16, frame.load8(addresses));
-    reply.store8(addresses + 24, frame.load8(addresses + 8));
 }

@@ -2,93 +2,24 @@
 //! on the packet's way to the server, and stricter where that is simpler.
 
 use crate::CONFIG;
+use crate::checksum::{Checksum, checksum, fold, pseudo_header};
+use crate::config::setting;
+use crate::family::{ETHERNET_BYTES, FRAME_BYTES, Family, IPV6_BYTES, UDP, UDP_AT, UDP_BYTES};
+use crate::outcome::Pass;
 use crate::packet::Packet;
-use crate::reply::{checksum, fold};
-use crate::scratch::{Bytes, PAYLOAD, Scratch};
-use crate::serve::Pass;
-use crate::verifier::{self, is_zero};
+use crate::scratch::{Bytes, Scratch};
+use crate::verifier::{self, distance, is_zero};
 use unbuckle_fastpath_abi::{
-    Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, PORTS_MAX, RANGES_MAX, Reason, local,
+    Config, DATAGRAM_BYTES_MAX, INTERFACES_MAX, Interface, LOCALS_MAX, Ports, RANGES_MAX, Reason, local,
 };
 
-const ETHERNET_BYTES: u64 = 14;
-const IPV4_BYTES: u64 = 20;
-const IPV6_BYTES: u64 = 40;
-const UDP_BYTES: u64 = 8;
-const FRAME_BYTES: u64 = 8;
-/// `UDP`, as a protocol of IP.
-pub(crate) const UDP: u64 = 17;
 /// The shortest request: `mg a\n`, `get a\n`.
 const TEXT_BYTES_MIN: u64 = 5;
-/// Where the UDP header is, in the request's copy and in the reply.
-pub(crate) const UDP_AT: u64 = PAYLOAD - UDP_BYTES;
 /// Bytes of Ethernet padding, and what else may stand behind the datagram.
 const TRAILER_BYTES_MAX: u64 = 64;
 /// EtherTypes in network order.
 const IPV4_TYPE: u64 = 0x0008;
 const IPV6_TYPE: u64 = 0xdd86;
-
-/// The IP of a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    /// Bytes in front of the UDP payload.
-    #[inline(always)]
-    pub(crate) const fn headers(self) -> u64 {
-        ETHERNET_BYTES + UDP_BYTES + self.ip_bytes()
-    }
-
-    #[inline(always)]
-    pub(crate) const fn ip_bytes(self) -> u64 {
-        match self {
-            Family::V4 => IPV4_BYTES,
-            Family::V6 => IPV6_BYTES,
-        }
-    }
-
-    /// Where the frame begins, in the request's copy and in the reply.
-    #[inline(always)]
-    pub(crate) const fn ethernet_at(self) -> u64 {
-        PAYLOAD - self.headers()
-    }
-
-    #[inline(always)]
-    pub(crate) const fn ip_at(self) -> u64 {
-        UDP_AT - self.ip_bytes()
-    }
-
-    /// Where the source address is; the destination follows it.
-    #[inline(always)]
-    pub(crate) const fn addresses_at(self) -> u64 {
-        match self {
-            Family::V4 => self.ip_at() + 12,
-            Family::V6 => self.ip_at() + 8,
-        }
-    }
-}
-
-/// How a request's UDP checksum was good, and so how the reply's is to be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Checksum {
-    /// It has none (IPv4 only).
-    None,
-    Full,
-    /// The sum over the pseudo-header: whoever takes the packet out of the machine completes it.
-    Pending,
-}
-
-/// Reads a field that the daemon may be writing.
-macro_rules! setting {
-    ($config:expr, $($field:tt)+) => {
-        // SAFETY: the configuration is a map's element, valid for every bit pattern.
-        unsafe { core::ptr::read_volatile(&raw const (*$config).$($field)+) }
-    };
-}
-pub(crate) use setting;
 
 /// A first look, in the packet itself: UDP to one of our ports. It decides for nearly all traffic that is not ours, so
 /// that it costs a few instructions.
@@ -136,9 +67,11 @@ pub(crate) fn family<P: Packet>(packet: P, config: *const Config) -> Option<Fami
 /// Whether it is a port of one of the server's sockets.
 #[inline(always)]
 fn is_served(port: u16, config: *const Config) -> bool {
-    // SAFETY: a field of the configuration.
-    port != 0 && ports_have(unsafe { &raw const (*config).ports }, port) != 0
+    port != 0 && setting!(config, ports).has(port)
 }
+
+/// Packets up to this length are copied here: a call of the kernel costs more.
+const COPIED_HERE: u64 = 128;
 
 /// Copies the packet's bytes to `frame`; its length.
 #[inline(always)]
@@ -148,8 +81,29 @@ pub(crate) fn copy<P: Packet>(packet: P, family: Family, frame: Bytes) -> Result
     if len < family.headers() + FRAME_BYTES + TEXT_BYTES_MIN || len > most {
         return Err(Reason::Size);
     }
+    let to = family.ethernet_at();
+    let (start, end) = packet.span();
+    if len <= COPIED_HERE && distance(start, end) == len {
+        for word in 0..COPIED_HERE / 8 {
+            let from = start + 8 * word;
+            if from + 8 > end {
+                break;
+            }
+            // SAFETY: the packet's bytes up to `end` are there.
+            frame.store8(to + 8 * word, unsafe { verifier::load8(from as *const u8) });
+        }
+        // Its last eight, of which some were copied.
+        let last = verifier::opaque(len - 8) & (COPIED_HERE - 1);
+        let from = start + last;
+        if from + 8 > end {
+            return Err(Reason::Internal);
+        }
+        // SAFETY: as above.
+        frame.store8(to + last, unsafe { verifier::load8(from as *const u8) });
+        return Ok(len);
+    }
     // SAFETY: from any constant position below 64 on, the buffer has 2,048 bytes.
-    if unsafe { packet.load(frame.from(family.ethernet_at()), verifier::length(len) as u32) } {
+    if unsafe { packet.load(frame.from(to), verifier::length(len) as u32) } {
         Ok(len)
     } else {
         Err(Reason::Internal)
@@ -238,15 +192,10 @@ fn ipv6(frame: Bytes) -> Result<u64, Reason> {
     if plain { Ok(be16(frame, at + 4) + IPV6_BYTES) } else { Err(Reason::Network) }
 }
 
-/// 1 if the port is among these, else 0.
+/// 1 if the port is among these, else 0, without a branch.
 #[inline(always)]
-fn ports_have(ports: *const [u16; PORTS_MAX], port: u16) -> u64 {
-    let mut found = 0;
-    for at in 0..PORTS_MAX {
-        // SAFETY: a field of the configuration.
-        found |= is_zero(u64::from(unsafe { core::ptr::read_volatile(&raw const (*ports)[at]) } ^ port));
-    }
-    found
+fn have(ports: Ports, port: u16) -> u64 {
+    is_zero(ports.matches(port)) ^ 1
 }
 
 /// What a step says that went well.
@@ -290,11 +239,11 @@ fn addresses4(frame: Bytes, config: *const Config, loopback: u64) -> Result<(), 
         }
         let address = setting!(config, locals4[entry].address);
         source_is_ours |= is_zero(u64::from(address ^ source));
-        // SAFETY: a field of the configuration.
-        let ports = unsafe { &raw const (*config).locals4[entry].ports };
         let flags = u64::from(setting!(config, locals4[entry].flags));
         let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
-        served |= is_zero(u64::from(address ^ destination)) & here & ports_have(ports, port);
+        served |= is_zero(u64::from(address ^ destination))
+            & here
+            & have(setting!(config, locals4[entry].ports), port);
         entry += 1;
     }
     if served == 0 {
@@ -340,14 +289,12 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) ->
         let address =
             [setting!(config, locals6[entry].address[0]), setting!(config, locals6[entry].address[1])];
         source_is_ours |= is_zero((address[0] ^ source[0]) | (address[1] ^ source[1]));
-        // SAFETY: a field of the configuration.
-        let ports = unsafe { &raw const (*config).locals6[entry].ports };
         let flags = u64::from(setting!(config, locals6[entry].flags));
         let here = loopback | is_zero(flags & u64::from(local::LOOPBACK));
         let good_on = u64::from(setting!(config, locals6[entry].interface));
         let bound = is_zero(flags & u64::from(local::BOUND)) | is_zero(good_on ^ index);
         let same = is_zero((address[0] ^ destination[0]) | (address[1] ^ destination[1]));
-        served |= same & here & bound & ports_have(ports, port);
+        served |= same & here & bound & have(setting!(config, locals6[entry].ports), port);
         entry += 1;
     }
     if served == 0 {
@@ -372,19 +319,6 @@ fn addresses6(frame: Bytes, config: *const Config, loopback: u64, index: u64) ->
         range += 1;
     }
     Err(Reason::Policy)
-}
-
-/// The sum over the pseudo-header that UDP's checksum includes.
-#[inline(always)]
-pub(crate) fn pseudo_header(family: Family, bytes: Bytes, udp_bytes: u64) -> u64 {
-    let at = family.addresses_at();
-    let word = |index: u64| bytes.load4(at + 4 * index);
-    let addresses = match family {
-        Family::V4 => word(0) + word(1),
-        Family::V6 => word(0) + word(1) + word(2) + word(3) + word(4) + word(5) + word(6) + word(7),
-    };
-    // In network order, like the addresses.
-    addresses + u64::from((udp_bytes as u16).swap_bytes()) + (UDP << 8)
 }
 
 #[inline(always)]

@@ -14,8 +14,10 @@ use crate::verifier::{self, is_constant, opaque};
 pub(crate) const PAYLOAD: u64 = 64;
 /// Positions are masked with this.
 const POSITIONS: u64 = 0xfff;
-/// Room behind the last position for the widest access, and for [`Bytes::forget`].
-const SPARE_BYTES: usize = 64;
+/// Room behind the last position for a [`Window`] of [`WINDOW_BYTES`], and for [`Bytes::forget`].
+const SPARE_BYTES: usize = WINDOW_BYTES + 8;
+/// What a window shows: the longest key, and what stands around it in its first and last word.
+pub(crate) const WINDOW_BYTES: usize = 264;
 const FORGOTTEN: usize = POSITIONS as usize + 1 + SPARE_BYTES - 8;
 /// Keys in a request: more than fit a reply, of which each takes 16 bytes at least.
 pub(crate) const KEYS_MAX: u64 = 88;
@@ -42,6 +44,11 @@ pub(crate) struct Scratch {
     pub(crate) second_zero_ns: u64,
     /// Where the next key, or flag, begins in `frame`.
     pub(crate) cursor: u64,
+    /// The key in front of it: where, of how many bytes, whether the line ends with it, and its hash.
+    pub(crate) key_at: u64,
+    pub(crate) key_len: u64,
+    pub(crate) key_is_last: u64,
+    pub(crate) hash: u64,
     /// Behind the request's last byte in `frame`.
     pub(crate) end: u64,
     /// Behind the last byte written in `reply`.
@@ -56,8 +63,6 @@ pub(crate) struct Scratch {
     /// An `mg`: where its flags begin, which there are, and the item as they tell it.
     pub(crate) letters_at: u64,
     pub(crate) letters: u64,
-    pub(crate) key_at: u64,
-    pub(crate) key_len: u64,
     pub(crate) value_len: u64,
     pub(crate) item_flags: u64,
     pub(crate) item_cas: u64,
@@ -114,6 +119,12 @@ impl Bytes {
         self.0.wrapping_add((position & POSITIONS) as usize)
     }
 
+    /// The bytes from a position on.
+    #[inline(always)]
+    pub(crate) fn window(self, position: u64) -> Window {
+        Window(self.place(position))
+    }
+
     /// A constant position needs no mask in the program: that is one instruction instead of four.
     #[inline(always)]
     fn place(self, position: u64) -> *mut u8 {
@@ -167,5 +178,24 @@ impl Bytes {
     pub(crate) fn store8(self, position: u64, value: u64) {
         // SAFETY: as above.
         unsafe { verifier::store8(self.place(position), value) }
+    }
+}
+
+/// [`WINDOW_BYTES`] of memory. An index needs no mask, so that an access is one instruction; the verifier is to see that it
+/// is inside.
+#[derive(Clone, Copy)]
+pub(crate) struct Window(*mut u8);
+
+impl Window {
+    #[inline(always)]
+    pub(crate) fn load8(self, word: u64) -> u64 {
+        // SAFETY: inside the window, or the verifier refuses the program. So for the store.
+        unsafe { verifier::load8(self.0.wrapping_add(8 * word as usize)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store8(self, word: u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { verifier::store8(self.0.wrapping_add(8 * word as usize), value) }
     }
 }

@@ -1,39 +1,21 @@
 //! A packet's way, at either hook.
 
 use crate::clock;
-use crate::key::{answer_key, command, outcome};
+use crate::config::setting;
+use crate::family::{ETHERNET_BYTES, FRAME_BYTES, Family};
+use crate::key::{aim, answer_key, answer_next_key, command};
+use crate::outcome::{self, Pass};
 use crate::packet::Packet;
-use crate::request::{self, Family, setting};
-use crate::scratch::{KEYS_MAX, PAYLOAD, Scratch};
-use crate::{CONFIG, COUNTERS, region, reply, verifier};
+use crate::scratch::{Bytes, KEYS_MAX, PAYLOAD, Scratch};
+use crate::{CONFIG, COUNTERS, headers, region, request, verifier};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
-use unbuckle_fastpath_abi::{Config, Counters, DATAGRAM_BYTES_MAX, Reason, VERSION};
-
-/// Bytes of the UDP frame.
-const FRAME_BYTES: u64 = 8;
-
-/// The number of a [`Reason`].
-pub(crate) struct Pass(pub(crate) u64);
-
-const _: () = assert!(Reason::COUNT.is_power_of_two());
-
-impl From<Reason> for Pass {
-    #[inline(always)]
-    fn from(reason: Reason) -> Pass {
-        Pass(reason as u64)
-    }
-}
+use unbuckle_fastpath_abi::{Config, Counters, DATAGRAM_BYTES_MAX, MTU_MIN, Reason, VERSION};
 
 #[inline(always)]
 pub(crate) fn serve<P: Packet>(packet: P) -> i32 {
     let Some(config) = CONFIG.get_ptr(0) else { return P::PASS };
     let Some(family) = request::family(packet, config) else { return P::PASS };
-    // The two families are two copies of the code: every position in it is a constant then.
-    let answered = match family {
-        Family::V4 => answer(packet, Family::V4, config),
-        Family::V6 => answer(packet, Family::V6, config),
-    };
-    match answered {
+    match answer(packet, family, config) {
         Ok(verdict) => verdict,
         Err(Pass(reason)) => {
             count(|counters| {
@@ -57,6 +39,22 @@ fn count(add: impl FnOnce(&mut Counters)) {
     }
 }
 
+/// Does it for a family as a constant: then every position in its headers is one.
+macro_rules! by_family {
+    ($family:expr, |$constant:ident| $does:expr) => {
+        match $family {
+            Family::V4 => {
+                let $constant = Family::V4;
+                $does
+            }
+            Family::V6 => {
+                let $constant = Family::V6;
+                $does
+            }
+        }
+    };
+}
+
 #[inline(always)]
 fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result<i32, Pass> {
     if setting!(config, enabled) != VERSION {
@@ -64,8 +62,15 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
     }
     let Some(scratch) = Scratch::current() else { return Err(Pass::from(Reason::Internal)) };
     let frame = scratch.frame.bytes();
-    let len = request::copy(packet, family, frame)?;
-    let (end, checksum) = request::check(packet, family, frame, len, config)?;
+    let len = frame.forget(by_family!(family, |family| request::copy(packet, family, frame)?));
+    // What is not about headers is the same for both families, and the verifier is to walk it once.
+    let family = family.forgotten(frame);
+    // The key's line is on its way from memory while the packet is checked.
+    let command = command(scratch);
+    let (end, checksum) = by_family!(family, |family| request::check(packet, family, frame, len, config)?);
+    let family = family.forgotten(frame);
+    let checksum = checksum.forgotten(frame);
+    let end = frame.forget(end);
     // Sequence 0 of 1; what is reserved has no meaning.
     if frame.load4(PAYLOAD + 2) != 0x0100_0000 {
         return Err(Pass::from(Reason::Frame));
@@ -76,7 +81,7 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
     scratch.end = end;
     scratch.hits = 0;
     scratch.filled = PAYLOAD + FRAME_BYTES;
-    keys(scratch)?;
+    keys(scratch, command)?;
 
     let scratch = scratch.again();
     let filled = scratch.filled;
@@ -84,9 +89,26 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
         return Err(Pass::from(Reason::Long));
     }
     let reply = scratch.reply.bytes();
-    reply::headers(frame, reply, family, filled, checksum);
+    by_family!(family, |family| {
+        headers::write(frame, reply, family, filled, checksum);
+        replace(packet, reply, family, len, filled)?;
+    });
+    marks(scratch);
+    let hits = scratch.hits;
+    count(|counters| {
+        counters.served += 1;
+        counters.hits += hits;
+        counters.bytes_read += end - PAYLOAD;
+        counters.bytes_written += filled - PAYLOAD;
+    });
+    Ok(packet.send())
+}
+
+/// Puts the reply, which ends at `filled`, in the place of the packet of `len` bytes.
+#[inline(always)]
+fn replace<P: Packet>(packet: P, reply: Bytes, family: Family, len: u64, filled: u64) -> Result<(), Pass> {
     let new_len = filled - family.ethernet_at();
-    if !packet.may_change(new_len.wrapping_sub(len) as i64) {
+    if new_len > MTU_MIN + ETHERNET_BYTES && !packet.may_change(new_len.wrapping_sub(len) as i64) {
         return Err(Pass::from(Reason::Long));
     }
     // From here on the packet changes.
@@ -99,25 +121,14 @@ fn answer<P: Packet>(packet: P, family: Family, config: *const Config) -> Result
         packet.resize(new_len, len);
         return Err(Pass::from(Reason::Internal));
     }
-    marks(scratch);
-    let hits = scratch.hits;
-    count(|counters| {
-        counters.served += 1;
-        counters.hits += hits;
-        counters.bytes_read += end - PAYLOAD;
-        counters.bytes_written += filled - PAYLOAD;
-    });
-    Ok(packet.send())
+    Ok(())
 }
 
-/// Answers all keys of the request's one command.
+/// The request's command, see [`command`](crate::key::command); its first key is aimed at.
 #[inline(always)]
-fn keys(scratch: &mut Scratch) -> Result<(), Pass> {
+fn command(scratch: &mut Scratch) -> u64 {
     const TEXT: u64 = PAYLOAD + FRAME_BYTES;
     let frame = scratch.frame.bytes();
-    if frame.load1(scratch.end - 1) != u64::from(b'\n') {
-        return Err(Reason::Command.into());
-    }
     let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
     let text = frame.load8(TEXT);
     let (command, len) = if text & 0xffff_ffff == word(b"get \0\0\0\0") {
@@ -127,25 +138,34 @@ fn keys(scratch: &mut Scratch) -> Result<(), Pass> {
     } else if text & 0xff_ffff_ffff == word(b"gets \0\0\0") {
         (command::GETS, 5)
     } else {
-        return Err(Reason::Command.into());
+        (command::OTHER, 0)
     };
-    scratch.cursor = TEXT + len;
-    let mut count = 0;
-    loop {
-        match answer_key(command) {
-            outcome::MORE => (),
-            outcome::DONE => break,
-            pass => return Err(Pass(pass.wrapping_sub(outcome::PASS))),
-        }
-        count += 1;
+    scratch.cursor = frame.forget(TEXT + len);
+    let command = frame.forget(command);
+    aim(scratch.again());
+    command
+}
+
+/// Answers all keys of the request's one command.
+#[inline(always)]
+fn keys(scratch: &mut Scratch, command: u64) -> Result<(), Pass> {
+    // What stood behind the request in the buffer was perhaps taken for its end: not if this is one.
+    if command == command::OTHER || scratch.frame.bytes().load1(scratch.end - 1) != u64::from(b'\n') {
+        return Err(Reason::Command.into());
+    }
+    let mut outcome = answer_key(scratch, command)?;
+    let mut count = 1;
+    while outcome == outcome::MORE {
         if count >= KEYS_MAX {
             return Err(Reason::Long.into());
         }
+        outcome = answer_next_key(command)?;
+        count += 1;
     }
     let scratch = scratch.again();
     if command != command::META {
         let at = scratch.filled;
-        scratch.reply.bytes().store8(at, word(b"END\r\n\0\0\0"));
+        scratch.reply.bytes().store8(at, u64::from_le_bytes(*b"END\r\n\0\0\0"));
         scratch.filled = at + 5;
     }
     Ok(())

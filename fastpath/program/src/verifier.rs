@@ -47,7 +47,8 @@ pub(crate) fn distance(start: u64, end: u64) -> u64 {
 /// 1 if the number is 0, else 0, without a branch: the verifier follows both sides of each, in every turn of a loop.
 #[inline(always)]
 pub(crate) fn is_zero(number: u64) -> u64 {
-    !opaque(number | number.wrapping_neg()) >> 63
+    // Of what is known to be 0 or 1, LLVM makes branches again.
+    opaque(!opaque(number | number.wrapping_neg()) >> 63)
 }
 
 /// Whether LLVM knows the number, after everything is inlined. It may say no.

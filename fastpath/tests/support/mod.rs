@@ -239,11 +239,10 @@ impl Rig {
     pub fn mark(&self, key: &[u8]) -> u8 {
         let region = Region::new(self.words, page_bytes_log2(self.limit_bytes), SEED);
         let hash = hash::hash(SEED, key);
-        let (tag, extra) = index::tag(hash);
         let lines = region.load(header::LINES);
         let marks = (0..index::CHOICES).find_map(|choice| {
             let line = region.line(index::place(hash, choice, lines))?;
-            line.tagged(tag).find(|slot| line.entry(*slot).extra == extra).map(|slot| line.mark(slot))
+            line.tagged(index::tag(hash)).next().map(|slot| line.mark(slot))
         });
         marks.expect("the key is there")
     }

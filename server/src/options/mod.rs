@@ -203,6 +203,17 @@ impl Options {
         self.sasl || self.auth_file.is_some()
     }
 
+    /// Makes the paths that are used again later independent of the folder that the process is in. (TLS and passwords hold
+    /// theirs themselves.)
+    pub(crate) fn paths_keep(&mut self) {
+        let paths = [&mut self.unix_socket, &mut self.pid_file, &mut self.memory_file, &mut self.auth_file];
+        for path in paths.into_iter().flatten() {
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
+    }
+
     /// The largest size class, by memcached's rule: half a page once items may exceed one.
     pub fn chunk_bytes_max(&self) -> u32 {
         let half_page = 512 << 10;

@@ -10,7 +10,7 @@ use super::filter::Rule::{self, Always, When};
 /// What depends on the command line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Needs {
-    /// Addresses of interfaces are looked up each second, from the kernel by netlink.
+    /// Addresses and MTUs of interfaces are looked up each second, from the kernel by netlink.
     pub(super) addresses: bool,
     /// Files are removed at the end.
     pub(super) removes: bool,
@@ -26,7 +26,11 @@ pub(super) fn rules(needs: Needs) -> Vec<Rule> {
     rules.push(When(libc::SYS_tgkill, 0, Is(std::process::id())));
     rules.extend(FILES);
     if needs.addresses {
-        rules.extend([When(libc::SYS_socket, 0, Is(libc::AF_NETLINK as u32)), Always(libc::SYS_bind)]);
+        rules.extend([
+            When(libc::SYS_socket, 0, Is(libc::AF_NETLINK as u32)),
+            When(libc::SYS_ioctl, 1, Is(libc::SIOCGIFMTU as u32)),
+            Always(libc::SYS_bind),
+        ]);
     }
     if needs.removes {
         rules.push(Always(libc::SYS_unlinkat));

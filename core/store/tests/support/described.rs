@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+use std::ops::Range;
 use unbuckle_store::{Condition, Expiry, Mark, NewItem, Refused, Stored, Worker};
 
 const HEAD_BYTES: usize = 24;
@@ -22,20 +23,34 @@ pub fn value(number: u64, version: u64, len: usize) -> Vec<u8> {
     out
 }
 
-/// A value that grows at its end: its length is its version.
-pub fn grown(number: u64, len: usize) -> Vec<u8> {
-    let byte = |at: usize| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number << 40) >> 40;
-    (0..len).map(|at| byte(at) as u8).collect()
+/// Where a value that grows at both ends may end.
+pub const GROWN_MAX: usize = 300_000;
+
+/// A value that grows at both ends: these bytes of a sequence without repetition.
+pub fn grown(number: u64, range: Range<usize>) -> Vec<u8> {
+    let byte = |at: usize| {
+        let mixed = (at as u64 | number << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed ^ mixed >> 31).wrapping_mul(0xd129_42f0_9d30_a6a5) >> 56) as u8
+    };
+    range.map(byte).collect()
+}
+
+/// The version of such a value: where it begins and where it ends.
+fn version_of_grown(number: u64, found: &[u8]) -> Option<u64> {
+    let front = found.first_chunk::<16>()?;
+    let sequence = grown(number, 0..GROWN_MAX);
+    let start = sequence.windows(front.len()).position(|bytes| bytes == front)?;
+    let end = start + found.len();
+    (sequence.get(start..end)? == found).then_some((start as u64) << 32 | end as u64)
 }
 
 /// The version that a value is of, if it is one that was stored under this key.
 pub fn version_of(number: u64, found: &[u8]) -> Option<u64> {
-    if !found.is_empty() && found == grown(number, found.len()) {
-        return Some(found.len() as u64);
-    }
     let word = |i: usize| Some(u64::from_le_bytes(*found.as_chunks::<8>().0.get(i)?));
-    let version = word(1)?;
-    (found == value(number, version, found.len())).then_some(version)
+    match word(1) {
+        Some(version) if found == value(number, version, found.len()) => Some(version),
+        _ => version_of_grown(number, found),
+    }
 }
 
 pub fn key(number: u64) -> Vec<u8> {

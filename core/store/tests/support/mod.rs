@@ -16,10 +16,13 @@ fn leak<T>(n: usize, make: impl Fn() -> T) -> &'static [T] {
     (0..n).map(|_| make()).collect::<Vec<T>>().leak()
 }
 
+/// The largest item.
+pub const ITEM_BYTES_MAX: usize = 1 << 20;
+
 pub fn options(limit_bytes: u64) -> Options {
     Options {
         limit_bytes,
-        item_bytes_max: 1 << 20,
+        item_bytes_max: ITEM_BYTES_MAX as u64,
         evict: true,
         seed: [7, 11],
         relax: std::thread::yield_now,

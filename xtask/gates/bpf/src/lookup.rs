@@ -20,12 +20,8 @@ fn gate_lookup(words: &'static [AtomicU64; 1 << 17], key: &[u8; 32], out: &mut [
         if state.is_odd() {
             return 0;
         }
-        let (tag, extra) = index::tag(hash);
-        for slot in line.tagged(tag) {
+        for slot in line.tagged(index::tag(hash)) {
             let entry = line.entry(slot);
-            if entry.extra != extra {
-                continue;
-            }
             let head = Head::decode(region.head(entry.offset));
             let record = region.rest_of_page(entry.offset);
             if usize::from(head.key_len) == key.len()
