@@ -196,7 +196,9 @@ fn read_text(key: &str, from: &mut impl BufRead) -> Result<Answer> {
     match line {
         "STORED" | "DELETED" => return Ok(Answer::Done),
         "NOT_FOUND" | "END" => return Ok(Answer::Missing),
+        // Before its value was read, and while it was.
         line if line.starts_with("SERVER_ERROR out of memory") => return Ok(Answer::Refused),
+        "SERVER_ERROR Out of memory during read" => return Ok(Answer::Refused),
         _ => (),
     }
     if let Ok(number) = line.parse() {

@@ -85,10 +85,11 @@ impl Machine<'_> {
         machine.arg("-serial").arg(format!("file:{}", console.display()));
         machine.arg("-serial").arg(format!("file:{}", results.display()));
         machine.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(disk);
-        // A timer may be late on a busy host, and is not to be given up for that. Without multi-shot, KASAN speaks once and
-        // never again; other kernels do not know the word.
+        // Everything may be late on a busy host: a timer is not to be given up for that, and nobody reported who has not run
+        // for 20 s. Without multi-shot, KASAN speaks once and never again; other kernels do not know the word.
         let words = format!(
-            "console=ttyS0 panic=-1 oops=panic no_timer_check kasan_multi_shot {}",
+            "console=ttyS0 panic=-1 oops=panic no_timer_check watchdog_thresh=60 \
+             rcupdate.rcu_cpu_stall_timeout=120 kasan_multi_shot {}",
             self.variables.join(" ")
         );
         machine.args(["-append", &words]);
