@@ -6,6 +6,10 @@ use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use unbuckle_fastpath_abi::DATAGRAM_BYTES_MAX;
+
+/// The longest IP packet of a reply: headers of IPv6 and UDP in front of the longest datagram.
+const REPLY_BYTES_MAX: u64 = DATAGRAM_BYTES_MAX as u64 + 48;
 
 /// An address of this host, or one that nobody may have (a broadcast address).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub(crate) struct Facts {
     pub(crate) loopback: bool,
     /// Bytes of the longest IP packet.
     pub(crate) mtu: u32,
-    /// VLANs that end at it and take packets as long as it does.
+    /// VLANs that end at it and take every reply that it takes.
     pub(crate) vlans: Vec<u16>,
     /// Whether there is any VLAN on top of it, ours or not.
     pub(crate) carries_vlans: bool,
@@ -155,7 +159,7 @@ pub(crate) fn facts(name: &str) -> io::Result<Facts> {
     let is_ours = |vlan: &&(String, u16)| {
         let same_mac = |entry: &Entry| matches!(entry.has, Has::Link { mac: own, .. } if own == mac);
         entries.iter().any(|entry| entry.name == vlan.0 && same_mac(entry))
-            && mtu(&vlan.0).is_ok_and(|mtu| mtu >= own_mtu)
+            && mtu(&vlan.0).is_ok_and(|mtu| takes_every_reply(mtu, own_mtu))
     };
     Ok(Facts {
         name: name.to_owned(),
@@ -166,6 +170,11 @@ pub(crate) fn facts(name: &str) -> io::Result<Facts> {
         vlans: on_top.iter().filter(is_ours).map(|vlan| vlan.1).collect(),
         carries_vlans: !on_top.is_empty(),
     })
+}
+
+/// Whether a VLAN takes what its interface takes of replies: programs can ask for the interface's MTU alone.
+fn takes_every_reply(mtu: u32, interface_mtu: u32) -> bool {
+    u64::from(mtu) >= u64::from(interface_mtu).min(REPLY_BYTES_MAX)
 }
 
 /// The longest IP packet that the interface with this name takes.
@@ -224,6 +233,14 @@ mod tests {
         assert_eq!(of("10.7.0.1", "255.255.255.254"), None);
         assert_eq!(of("10.7.0.1", "255.255.255.255"), None);
         assert_eq!(of("fc00::1", "ffff::"), None);
+    }
+
+    #[test]
+    fn a_vlan_need_not_take_longer_packets_than_replies_are() {
+        assert!(
+            takes_every_reply(1500, 9000) && takes_every_reply(1448, 1500) && takes_every_reply(1000, 1000)
+        );
+        assert!(!takes_every_reply(1447, 1500) && !takes_every_reply(999, 1000));
     }
 
     #[test]

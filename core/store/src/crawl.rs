@@ -24,6 +24,8 @@ const LINES_PER_STEP: u64 = 64;
 const SWEEP_EVERY_S: u32 = 600;
 /// The same if the index has changed its size since the last one: lines were fuller then, and still say that they spill.
 const SWEEP_AFTER_GROWTH_S: u32 = 30;
+/// It has changed size if it has by more than one line in so many: one that breathes is no reason.
+const CHANGED_SHARE: u64 = 64;
 
 /// How far the crawler is.
 #[derive(Debug, Default)]
@@ -197,7 +199,8 @@ impl<'s, 'r> Worker<'s, 'r> {
             let lines = store.region.load(header::LINES);
             let last_lines = state.last_lines.load(Ordering::Relaxed);
             let grown = lines > last_lines / 8 * 9;
-            let every_s = if lines == last_lines { SWEEP_EVERY_S } else { SWEEP_AFTER_GROWTH_S };
+            let changed = lines.abs_diff(last_lines) > last_lines / CHANGED_SHARE;
+            let every_s = if changed { SWEEP_AFTER_GROWTH_S } else { SWEEP_EVERY_S };
             // (Another worker may be a second ahead.)
             let due = self.now_s.saturating_sub(state.last_s.load(Ordering::Relaxed)) >= every_s;
             if grown || due {

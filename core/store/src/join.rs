@@ -42,6 +42,19 @@ enum Piece<'a> {
 
 const NOTHING: Piece<'static> = Piece::Bytes(&[]);
 
+/// A piece, and how far it has been read: what lies far behind in a chain is found by walking it, not under a lock.
+struct Source<'a> {
+    piece: &'a Piece<'a>,
+    reader: Option<Pin>,
+}
+
+impl<'a> Source<'a> {
+    fn new(piece: &'a Piece<'a>) -> Self {
+        let reader = if let Piece::Large(chain) = piece { Some(Pin::reader(*chain)) } else { None };
+        Source { piece, reader }
+    }
+}
+
 impl Piece<'_> {
     fn len(&self) -> u64 {
         match self {
@@ -185,7 +198,7 @@ impl<'r> Worker<'_, 'r> {
         let total = pieces.iter().fold(0u64, |total, piece| total.saturating_add(piece.len()));
         let mut upload = self.begin_upload(key.bytes.len(), total)?;
         for piece in pieces {
-            if let Err(refused) = self.copy_piece(&mut upload, piece, 0..piece.len()) {
+            if let Err(refused) = self.copy_piece(&mut upload, &mut Source::new(piece), 0..piece.len()) {
                 self.abort_upload(upload);
                 return Err(refused);
             }
@@ -216,11 +229,12 @@ impl<'r> Worker<'_, 'r> {
             return Err(Refused::TooLarge);
         }
         let near = added.len().min(old.room(side));
-        let far = self.upload_far(side, added, near)?;
+        let mut source = Source::new(added);
+        let far = self.upload_far(side, &mut source, near)?;
         let chain = lengthened(old, side, &far, added.len());
         let committed = self.stage_chain(key, read, head, &chain).and_then(|staged| {
             self.commit_after(key, staged, read.expect(), |worker| {
-                worker.attach(old, side, added, near, &far);
+                worker.attach(old, side, &mut source, near, &far);
                 worker.store.lengthen_pins(&chain);
             })
         });
@@ -232,13 +246,13 @@ impl<'r> Worker<'_, 'r> {
 
     /// Chunks for what does not go into the old chain's own, all but `near` bytes, while nothing is locked.
     #[inline(never)]
-    fn upload_far(&mut self, side: Side, added: &Piece<'_>, near: u64) -> Result<Chain, Refused> {
-        let len = added.len().saturating_sub(near);
+    fn upload_far(&mut self, side: Side, source: &mut Source<'_>, near: u64) -> Result<Chain, Refused> {
+        let len = source.piece.len().saturating_sub(near);
         let (mut far, bytes) = match side {
             Side::Before => (Upload::before(len), 0..len),
-            Side::After => (Upload::of(len), near..added.len()),
+            Side::After => (Upload::of(len), near..source.piece.len()),
         };
-        if let Err(refused) = self.copy_piece(&mut far, added, bytes) {
+        if let Err(refused) = self.copy_piece(&mut far, source, bytes) {
             self.abort_upload(far);
             return Err(refused);
         }
@@ -248,13 +262,14 @@ impl<'r> Worker<'_, 'r> {
 
     /// Puts `near` bytes into the old chain's chunk at that side, and links `far` to it. The stripe is locked.
     #[inline(never)]
-    fn attach(&mut self, old: &Chain, side: Side, added: &Piece<'_>, near: u64, far: &Chain) {
+    fn attach(&mut self, old: &Chain, side: Side, source: &mut Source<'_>, near: u64, far: &Chain) {
+        let len = source.piece.len();
         let (mut upload, bytes) = match side {
-            Side::Before => (Upload::in_front(old, near), added.len().saturating_sub(near)..added.len()),
+            Side::Before => (Upload::in_front(old, near), len.saturating_sub(near)..len),
             Side::After => (Upload::behind(old, near), 0..near),
         };
         // Its chunk is there: nothing can be missing.
-        let _ = self.copy_piece(&mut upload, added, bytes);
+        let _ = self.copy_piece(&mut upload, source, bytes);
         if far.first != 0 {
             let (before, behind) = match side {
                 Side::Before => (far, old),
@@ -283,23 +298,19 @@ impl<'r> Worker<'_, 'r> {
     fn copy_piece(
         &mut self,
         upload: &mut Upload,
-        piece: &Piece<'_>,
+        source: &mut Source<'_>,
         range: Range<u64>,
     ) -> Result<(), Refused> {
+        if let Piece::Bytes(bytes) = source.piece {
+            let (from, to) = (range.start as usize, range.end as usize);
+            return self.upload(upload, bytes.get(from..to).unwrap_or(&[]));
+        }
         let mut buffer = [0; 128];
         let mut at = range.start;
-        let mut reader = match piece {
-            Piece::Bytes(bytes) => {
-                let (from, to) = (range.start as usize, range.end as usize);
-                return self.upload(upload, bytes.get(from..to).unwrap_or(&[]));
-            }
-            Piece::Inline { .. } => None,
-            Piece::Large(chain) => Some(Pin::reader(*chain)),
-        };
         while at < range.end {
             let left = (range.end - at).min(buffer.len() as u64) as usize;
             let Some(to) = buffer.get_mut(..left) else { break };
-            match (piece, &mut reader) {
+            match (source.piece, &mut source.reader) {
                 (Piece::Inline { offset, start, .. }, _) => {
                     copy_exact(self.store.region.rest_of_page(*offset), start + at as usize, to);
                 }
