@@ -15,6 +15,9 @@ const CANNED_BYTES: usize = 2048;
 /// The echo's map: port, bytes of a reply, the bytes behind the frame.
 const REPLY_BYTES: usize = 16 + CANNED_BYTES;
 
+/// Where programs are measured: on any machine, and without a card's driver.
+pub const INTERFACE: &str = "lo";
+
 /// The two programs, loaded.
 pub struct Floors {
     ebpf: aya::Ebpf,

@@ -5,19 +5,18 @@
 //! program there, for its reply goes by as well.
 
 use super::report::{Report, Spread, Target};
-use super::rounds::{self, Measure};
+use super::rounds::{self, Measure, print, ratio, whole_us};
 use super::{Setting, map_memory, passed, single, udp_get};
 use crate::client::{Operation, canned};
 use crate::random::Choice;
 use crate::servers::{Kind, Server, Settings};
-use crate::tcx::{self, Floor, Floors, RunTimes};
+use crate::tcx::{self, Floor, Floors, INTERFACE, RunTimes};
 use crate::udp::{FRAME_BYTES, UdpLoad};
 use crate::usage::Cpu;
 use crate::workload::Workload;
 use anyhow::{Context, Result};
 use std::net::{SocketAddrV4, UdpSocket};
 
-pub(super) const INTERFACE: &str = "lo";
 const MEMORY_MB: u64 = 256;
 /// Value sizes, and the time in the program that is aimed at, ns.
 const SIZES: [(usize, f64); 2] = [(32, 150.0), (1300, 400.0)];
@@ -166,22 +165,4 @@ fn echo(setting: &Setting, workload: &Workload, address: SocketAddrV4, seed: u64
 fn each(times: &RunTimes, before: tcx::RunTime) -> Result<f64> {
     let after = times.read()?;
     Ok(2.0 * (after.ns - before.ns) as f64 / (after.runs - before.runs).max(1) as f64)
-}
-
-pub(super) fn whole_us(measure: &Measure) -> f64 {
-    measure.cpu.total_us() + measure.client_us
-}
-
-pub(super) fn print(name: &str, measures: &[Measure]) {
-    let median = |value: fn(&Measure) -> f64| Spread::of(measures.iter().map(value)).median;
-    println!(
-        "  {name:<18}{:>12.0}/s, CPU us a request: server {:.3}, load {:.3}",
-        median(|measure| measure.outcome.per_second()),
-        median(|measure| measure.cpu.total_us()),
-        median(|measure| measure.client_us)
-    );
-}
-
-pub(super) fn ratio(over: &[Measure], under: &[Measure], value: impl Fn(&Measure) -> f64) -> Spread {
-    Spread::of(over.iter().zip(under).map(|(over, under)| value(over) / value(under)))
 }

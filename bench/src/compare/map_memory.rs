@@ -1,13 +1,13 @@
 //! What it costs TCP that the store's memory is a BPF map: the kernel maps one in small pages, and gives anonymous memory
 //! huge ones. So anonymous memory in small pages is measured as well: what that loses is no map's fault.
 
-use super::fast_path::{INTERFACE, print, ratio};
 use super::report::{Report, Target};
-use super::rounds::{self, Measure};
+use super::rounds::{self, Measure, print, ratio};
 use super::{Setting, single};
 use crate::client::{Operation, Pace, Plan, canned};
 use crate::random::Choice;
 use crate::servers::{Kind, Server, Settings};
+use crate::tcx::INTERFACE;
 use crate::workload::Workload;
 use anyhow::Result;
 

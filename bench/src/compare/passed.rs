@@ -2,13 +2,13 @@
 //!
 //! The server with programs at the interface and the one without run one at a time, for a program sees all that comes in.
 
-use super::fast_path::{INTERFACE, print, ratio, whole_us};
 use super::report::{Report, Target};
-use super::rounds;
+use super::rounds::{self, print, ratio, whole_us};
 use super::{Setting, single, udp_get};
 use crate::client::{Operation, Pace, Plan, canned};
 use crate::random::Choice;
 use crate::servers::{Kind, Settings};
+use crate::tcx::INTERFACE;
 use crate::udp::UdpLoad;
 use crate::workload::Workload;
 use anyhow::Result;

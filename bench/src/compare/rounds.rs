@@ -176,3 +176,24 @@ pub(super) fn add_throughput(report: &mut Report, what: &str, rounds: &Rounds, l
         Target::AtLeast(least),
     );
 }
+
+/// CPU of the server and of the load, microseconds per request.
+pub(super) fn whole_us(measure: &Measure) -> f64 {
+    measure.cpu.total_us() + measure.client_us
+}
+
+/// Prints what was measured of one server.
+pub(super) fn print(name: &str, measures: &[Measure]) {
+    let median = |value: fn(&Measure) -> f64| Spread::of(measures.iter().map(value)).median;
+    println!(
+        "  {name:<18}{:>12.0}/s, CPU us a request: server {:.3}, load {:.3}",
+        median(|measure| measure.outcome.per_second()),
+        median(|measure| measure.cpu.total_us()),
+        median(|measure| measure.client_us)
+    );
+}
+
+/// Of two servers' measures, round by round.
+pub(super) fn ratio(over: &[Measure], under: &[Measure], value: impl Fn(&Measure) -> f64) -> Spread {
+    Spread::of(over.iter().zip(under).map(|(over, under)| value(over) / value(under)))
+}

@@ -41,7 +41,8 @@ pub(super) struct Model {
     pub(super) cas_of: HashMap<u64, u64>,
     pub(super) replies: Vec<Expected>,
     pub(super) closed: bool,
-    /// A meta command came: what follows is more than this model knows.
+    /// A meta command came, or a retrieval so long that it is answered as it comes: what follows is more than this model
+    /// knows.
     pub(super) beyond: bool,
 }
 
@@ -91,7 +92,11 @@ impl Model {
                     self.closed = true;
                     break;
                 }
-                Framing::Partial | Framing::Stream => break,
+                Framing::Partial => break,
+                Framing::Stream => {
+                    self.beyond = true;
+                    break;
+                }
             };
             let after = &rest[line.total..];
             match decode(&line) {
