@@ -4,10 +4,13 @@
  * /proc/unbuckle_namespaces. Never all of them.
  *
  * Home lives as long as the module. An added one does not live any longer for being served: when it dies, or when the
- * module goes, it is left.
+ * module goes, it is left. (A connection that was closed holds its namespace until its last words are acknowledged or
+ * given up, as any process's does.)
  */
 #include <linux/ctype.h>
+#include <linux/in.h>
 #include <linux/mutex.h>
+#include <linux/net.h>
 #include <linux/nsproxy.h>
 #include <linux/proc_fs.h>
 #include <linux/sched.h>
@@ -181,12 +184,25 @@ static const struct proc_ops file_operations = {
 	.proc_write = write,
 };
 
+/*
+ * The first socket of a family may have its kernel module loaded, and that waits until no namespace is dying; one that dies
+ * may wait for us. So it is made while we hold nothing.
+ */
+static void load_ipv6(void)
+{
+	struct socket *socket;
+
+	if (!sock_create_kern(home, AF_INET6, SOCK_DGRAM, IPPROTO_UDP, &socket))
+		sock_release(socket);
+}
+
 int ub_namespaces_start(struct net *net, const struct ub_parameters *from)
 {
 	int error;
 
 	home = net;
 	parameters = from;
+	load_ipv6();
 	/* As a device, so that it leaves before the others do: connections are told. */
 	error = register_pernet_device(&operations);
 	if (error) {

@@ -135,9 +135,12 @@ static void callbacks_give(struct socket *socket, const struct ub_tcp_listener *
 
 static void hold_namespace(struct sock *sk)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#ifdef UNBUCKLE_HAS_SK_NET_REFCNT_UPGRADE
 	sk_net_refcnt_upgrade(sk);
 #else
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+	__netns_tracker_free(sock_net(sk), &sk->ns_tracker, false);
+#endif
 	sk->sk_net_refcnt = 1;
 	get_net_track(sock_net(sk), &sk->ns_tracker, GFP_KERNEL);
 	sock_inuse_add(sock_net(sk), 1);
