@@ -41,13 +41,18 @@ pub(crate) struct Machine<'a> {
     pub(crate) processors: Processors,
 }
 
+/// Begins the first line that a machine sends.
+const BOOTED: &str = "booted ";
+/// How often a machine of [`Processors::TwoAtOnce`] is started until it boots.
+const BOOTS_MAX: u32 = 3;
+
 /// Those of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Processors {
     /// One, whose clock counts instructions, a nanosecond each: it is never late, however busy the host is, and waiting
     /// takes no time.
     OneThatCounts,
-    /// Two, at the same time. This emulator loses a write to code that the other processor runs just then, which a kernel
+    /// Two, at the same time, and booted again if it dies of that while it boots. This emulator loses a write to code that the other processor runs just then, which a kernel
     /// makes when it throws one of its switches (`module/vm/hold.c` keeps netfilter's where it is).
     TwoAtOnce,
     /// Two, in turns: whatever throws switches under load.
@@ -93,8 +98,21 @@ impl Machine<'_> {
             self.variables.join(" ")
         );
         machine.args(["-append", &words]);
-        let status = machine.stdin(Stdio::null()).status().context("cannot run qemu-system-x86_64")?;
-        let said = fs::read_to_string(&results).unwrap_or_default().replace('\r', "");
+        machine.stdin(Stdio::null());
+        let mut boots = 0;
+        let (status, said) = loop {
+            let status = machine.status().context("cannot run qemu-system-x86_64")?;
+            let said = fs::read_to_string(&results).unwrap_or_default().replace('\r', "");
+            boots += 1;
+            let has_booted = said.lines().any(|line| line.starts_with(BOOTED));
+            if has_booted || self.processors != Processors::TwoAtOnce || boots == BOOTS_MAX {
+                break (status, said);
+            }
+            println!(
+                "{}: the machine stopped while it booted, before anything of ours ran; once more",
+                self.name
+            );
+        };
         match said.lines().find_map(|line| line.strip_prefix("TEST-STATUS=")) {
             Some("0") => Ok(said),
             Some(other) => bail!("{} ended with {other}:\n{}", self.name, last_lines(&said, 60)),
