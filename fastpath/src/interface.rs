@@ -1,4 +1,4 @@
-//! What the kernel says of this host: interfaces, addresses, VLANs. An island of unsafe code, for `getifaddrs`.
+//! What the kernel says of this host: interfaces, addresses, VLANs. An island of unsafe code, for `getifaddrs` and `SIOCGIFMTU`.
 
 #![allow(unsafe_code)]
 

@@ -1,8 +1,11 @@
 //! The store against a model: a hash map that never forgets. The store may forget (evict), never lie.
 
+#[path = "support/lengthen.rs"]
+mod lengthen;
 mod support;
 use unbuckle_store as crate_under_test;
 
+use lengthen::lengthen;
 use std::collections::HashMap;
 use support::{ITEM_BYTES_MAX, Random, options, options_giving_back, store};
 use unbuckle_store::{
@@ -175,32 +178,16 @@ fn run_with(
                 model.remove(&key);
             }
             7..=8 => {
-                let name = worker.key(&key).unwrap();
-                let front = random.below(2) == 0;
-                let mut scratch = [0; 64];
+                let side = if random.below(2) == 0 { Side::Before } else { Side::After };
                 let len = random.below(64) as usize;
                 let add = vec![b'+'; len];
                 let total = present.as_ref().map_or(0, |kept| kept.value.len()) + len;
-                let outcome = worker.rewrite(&name, &mut scratch, |_, scratch| {
-                    scratch[..len].copy_from_slice(&add);
-                    let (before, after): (&[u8], &[u8]) =
-                        if front { (&scratch[..len], &[]) } else { (&[], &scratch[..len]) };
-                    Ok::<_, ()>(Rewrite {
-                        before,
-                        keep: true,
-                        after,
-                        expiry: None,
-                        flags: None,
-                        cas: RewriteCas::Next,
-                        stale: false,
-                        win_token_sent: false,
-                    })
-                });
+                let outcome = lengthen(&mut worker, &key, side, &add, true);
                 match (outcome, present) {
                     (Rewritten::Done { cas }, Some(mut kept)) => {
                         assert!(cas > kept.cas);
                         kept.cas = cas;
-                        let at = if front { 0 } else { kept.value.len() };
+                        let at = if side == Side::Before { 0 } else { kept.value.len() };
                         kept.value.splice(at..at, add);
                         assert_eq!(kept.value.len(), total);
                         model.insert(key, kept);

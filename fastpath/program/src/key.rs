@@ -77,6 +77,7 @@ pub(crate) fn answer_key(scratch: &mut Scratch, command: u64) -> Result<u64, Rea
     }
     let scratch = scratch.again();
     hit(scratch, command)?;
+    // Read again rather than kept: the stack is short.
     let is_last = scratch.again().key_is_last != 0;
     Ok(if is_last || command == command::META { outcome::DONE } else { outcome::MORE })
 }
@@ -97,6 +98,7 @@ pub(crate) fn answer_next_key(command: u64) -> Result<u64, Pass> {
 extern "C" fn unbuckle_answer_next_key(command: u64) -> u64 {
     let Some(scratch) = Scratch::current() else { return outcome::PASS + Reason::Internal as u64 };
     aim(scratch);
+    // So that no code for an `mg` is in this function: with it, the stack would not do.
     let command = if command == command::GETS { command::GETS } else { command::GET };
     match answer_key(scratch.again(), command) {
         Ok(outcome) => outcome,

@@ -203,8 +203,8 @@ impl Options {
         self.sasl || self.auth_file.is_some()
     }
 
-    /// Makes the paths that are used again later independent of the folder that the process is in. (TLS and passwords hold
-    /// theirs themselves.)
+    /// Makes the paths that are used again later independent of the folder that the process is in. (TLS and the SASL
+    /// database hold theirs themselves.)
     pub(crate) fn paths_keep(&mut self) {
         let paths = [&mut self.unix_socket, &mut self.pid_file, &mut self.memory_file, &mut self.auth_file];
         for path in paths.into_iter().flatten() {
